@@ -1,0 +1,1 @@
+"""Long-lived streams: `screen` (browser to machine) and `files` (guest to sealed items), with pure protocol cores."""

@@ -1,0 +1,43 @@
+"""The composition root: builds the portal's parts from the settings, once per process.
+
+Web, gateway, jobs and the command line start from here and hand the parts on; nothing below imports this.
+"""
+
+import dataclasses
+import functools
+
+import redis
+
+from myphr.database import Database
+from myphr.people.service_keys import ServiceKeys
+from myphr.queue import JobQueue
+from myphr.records.store import ObjectStore, open_store
+from myphr.settings import Settings
+
+
+@dataclasses.dataclass
+class Portal:
+    """The parts every process may use. Each is made on first use and belongs to this process (not to a fork)."""
+
+    settings: Settings
+
+    @functools.cached_property
+    def database(self) -> Database:
+        return Database(self.settings.database_url)
+
+    @functools.cached_property
+    def redis(self) -> redis.Redis:
+        return redis.Redis.from_url(self.settings.redis_url)
+
+    @functools.cached_property
+    def queue(self) -> JobQueue:
+        return JobQueue(self.redis)
+
+    @functools.cached_property
+    def store(self) -> ObjectStore:
+        return open_store(self.settings.store_url)
+
+    @functools.cached_property
+    def keys(self) -> ServiceKeys:
+        """The portal's own keys (not the patients'): see myphr.people.service_keys."""
+        return ServiceKeys.load(self.settings.keys_dir)

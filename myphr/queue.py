@@ -1,0 +1,41 @@
+"""The job queue: RQ on Redis. Jobs are named by their dotted path and take ids only.
+
+RQ keeps arguments in clear and logs them, so `enqueue` accepts strings that look like ids and nothing else.
+The database row is the truth; a job lost with Redis is put back by `jobs.sweep`.
+"""
+
+import re
+
+import redis
+from rq import Queue, Retry
+from rq.exceptions import DuplicateJobError
+from rq.serializers import JSONSerializer
+
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+
+
+class JobQueue:
+    """Puts jobs on one RQ queue. Safe to share between threads."""
+
+    name = "myphr"
+
+    def __init__(self, connection: redis.Redis) -> None:
+        self.connection = connection
+        self.rq = Queue(self.name, connection=connection, serializer=JSONSerializer)
+
+    def enqueue(self, function: str, *ids: str, seconds_max: int = 600) -> None:
+        """Run `function(*ids)` soon, once: a second call while the first waits or runs changes nothing.
+
+        `function` is a dotted path such as "jobs.machines.start_vm_session". Raises ValueError for anything
+        that is not an id."""
+        for value in ids:
+            if not _ID.fullmatch(value):
+                raise ValueError("jobs take ids only")
+        job_id = ":".join((function.replace(".", "-"), *ids)).replace(":", "_")
+        try:
+            self.rq.enqueue(
+                function, args=ids, job_id=job_id, unique=True, description=function,
+                job_timeout=seconds_max, result_ttl=0, failure_ttl=86_400, retry=Retry(max=3, interval=[1, 5, 20]),
+            )
+        except DuplicateJobError:
+            pass

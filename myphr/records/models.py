@@ -1,0 +1,87 @@
+"""Tables of the record. What a file says (names, dates, hospitals) stands here only sealed."""
+
+import datetime as dt
+
+from sqlalchemy import UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+from myphr.database import new_id, now
+
+
+class Study(SQLModel, table=True):
+    """A DICOM study: items that belong together. `group_key` is a keyed hash of its UID, so that an upload can
+    find its study without being able to read anything."""
+
+    __tablename__ = "study"
+    __table_args__ = (UniqueConstraint("account_id", "group_key"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    account_id: str = Field(foreign_key="account.id", index=True)
+    group_key: str  # hex HMAC-SHA256(index key, account id || StudyInstanceUID)
+    sealed_summary: bytes  # envelope to the owner of the JSON summary: see myphr.records.summaries
+    items_count: int = 0
+    bytes_total: int = 0
+    created_at: dt.datetime = Field(default_factory=now)
+    changed_at: dt.datetime = Field(default_factory=now)
+    deleted_at: dt.datetime | None = None
+
+
+class Item(SQLModel, table=True):
+    """One file, kept byte-exact. Its bytes are the sealed container `object_key` in the object store."""
+
+    __tablename__ = "item"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    account_id: str = Field(foreign_key="account.id", index=True)
+    study_id: str | None = Field(default=None, foreign_key="study.id", index=True)
+    version: int = 1
+    object_key: str = Field(unique=True)
+    format: str  # code of myphr.ingest.identify: dicom, pdf, jpeg, zip, unknown ...
+    media_type: str = "application/octet-stream"
+    plain_bytes: int
+    content_key: str = Field(index=True)  # hex HMAC-SHA256(index key, account id || SHA-256): finds duplicates blindly
+    sealed_dek: bytes  # the file's key, envelope to the owner
+    sealed_details: bytes  # JSON under the file's key: name, path, sha256, DICOM headers
+    source: str = "upload"  # upload, archive, result
+    source_id: str | None = None  # upload id, archive item id or VM session id
+    created_at: dt.datetime = Field(default_factory=now)
+    deleted_at: dt.datetime | None = None
+
+
+class Upload(SQLModel, table=True):
+    """One tus upload on its way in. The client's URL carries the token that wraps the key; nothing here opens it."""
+
+    __tablename__ = "upload"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    account_id: str = Field(foreign_key="account.id", index=True)
+    token_sha256: str
+    wrapped_dek: bytes | None  # under a key derived from the token; gone when the upload is finished
+    sealed_metadata: bytes  # JSON under the DEK: name, path, media type as the browser said them
+    state: str = "receiving"  # see myphr.ingest.uploads: receiving, finishing, finished, abandoned
+    total_bytes: int
+    durable_bytes: int = 0  # plaintext bytes that survive a kill -9, a multiple of the chunk size until the end
+    salt: bytes = b""  # of the container being written; replaced when a dirty tail forces a new key stream
+    item_id: str | None = None
+    created_at: dt.datetime = Field(default_factory=now)
+    changed_at: dt.datetime = Field(default_factory=now)
+    expires_at: dt.datetime
+
+
+class ArchiveTask(SQLModel, table=True):
+    """Unpacking one uploaded archive. The worker gets this one file's key, sealed for it, until the task is done."""
+
+    __tablename__ = "archive_task"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    account_id: str = Field(foreign_key="account.id", index=True)
+    item_id: str = Field(foreign_key="item.id")
+    state: str = "waiting"  # waiting, running, done, refused
+    dek_for_worker: bytes | None
+    members_total: int = 0
+    members_done: int = 0
+    members_duplicate: int = 0
+    error_code: str | None = None
+    error_reason: str | None = None
+    created_at: dt.datetime = Field(default_factory=now)
+    changed_at: dt.datetime = Field(default_factory=now)

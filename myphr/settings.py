@@ -1,0 +1,132 @@
+"""One frozen settings object, read once at start from `MYPHR_*` environment variables.
+
+Unknown `MYPHR_*` variables are refused, so that a misspelt limit never goes unnoticed. Called by the
+composition root (`myphr.portal`) and the command line; everything else is handed the object.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from myphr.errors import ConfigurationError
+
+# Set by our own tools, not part of the portal's configuration.
+_FOREIGN_KEYS = frozenset({"MYPHR_TEST_REUSE", "MYPHR_TEST_PROXMOX"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything an operator can decide. Each field is the variable `MYPHR_<FIELD>` in upper case."""
+
+    home: Path = Path("var")  # all state of the embedded default lives below it
+    public_url: str = "http://127.0.0.1:8000"  # what the browser sees; links in mails start with it
+    web_bind: str = "127.0.0.1:8000"
+    screen_url: str = "ws://127.0.0.1:8001"  # where the browser finds the screen gateway
+    screen_bind: str = "127.0.0.1:8001"
+    database_url: str = ""  # default sqlite:///<home>/db/myphr.sqlite
+    redis_url: str = ""  # default unix://<home>/run/redis.sock, started by us
+    store_url: str = ""  # default file://<home>/store ; s3://bucket/prefix?endpoint=...
+    smtp_url: str = ""  # default outbox:<home>/outbox ; smtp://user:pw@host:587 or smtps://
+    mail_from: str = "MyPHRMachines <portal@localhost>"
+    operator_email: str = ""
+
+    proxmox_url: str = ""  # empty: the embedded localpve, started by us
+    proxmox_token_id: str = "portal@pve!web"
+    proxmox_token_secret_file: str = ""  # default <home>/keys/proxmox-token
+    proxmox_ca_file: str = ""  # default <home>/localpve/ca.pem
+    proxmox_node: str = "pve"
+    proxmox_storage: str = "local"
+    proxmox_bridge: str = "vmbr1"
+    proxmox_pool: str = "phr-sessions"
+    proxmox_template_pool: str = "phr-templates"
+    localpve_bind: str = "127.0.0.1:8006"
+    localpve_accelerator: str = "auto"  # auto: a probe guest decides; kvm; tcg
+    vmid_first: int = 100_000  # machines take ids from here on and never use one twice
+    vmid_last: int = 999_999
+    template_vmid_first: int = 9_000
+
+    files_listen: str = ""  # default unix:<home>/run/files/{vmid}.sock ; tcp:10.20.0.1:564 on a real node
+    guest_files_address: str = "10.0.2.100:564"  # what the guest dials
+
+    warm_pool: str = "radiology=1"  # template=machines kept booted, comma-separated
+    machines_max: int = 6  # running machines at once, pool included
+    start_seconds_max: int = 180  # a machine that is not up by then has failed
+    idle_seconds_max: int = 1800  # NIST 800-63B: 30 min without input
+    idle_warning_seconds: int = 120
+    session_seconds_max: int = 14_400
+    share_seconds_max: int = 604_800
+    upload_bytes_max: int = 64 * 1024**3
+    upload_seconds_max: int = 86_400  # an unfinished upload is swept after a day: a CD on a tablet outlives an hour
+    archive_members_max: int = 20_000
+    archive_bytes_max: int = 64 * 1024**3
+    record_bytes_max: int = 256 * 1024**3
+    results_bytes_max: int = 1024**3  # what one session may write to results/
+
+    argon2_memory_kib: int = 65_536
+    argon2_passes: int = 3
+    web_threads: int = 64
+    workers: int = 2
+
+    @property
+    def run_dir(self) -> Path:
+        return self.home / "run"
+
+    @property
+    def keys_dir(self) -> Path:
+        return self.home / "keys"
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.home / "spool"
+
+    @property
+    def warm_pool_sizes(self) -> dict[str, int]:
+        sizes = {}
+        for part in filter(None, (p.strip() for p in self.warm_pool.split(","))):
+            name, _, count = part.partition("=")
+            sizes[name.strip()] = int(count)
+        return sizes
+
+    @property
+    def embedded_hypervisor(self) -> bool:
+        return self.proxmox_url == "" or self.proxmox_url == f"https://{self.localpve_bind}"
+
+
+def _defaults_below(home: Path, values: dict) -> None:
+    home = home.resolve()
+    values["home"] = home
+    below = {
+        "database_url": f"sqlite:///{home}/db/myphr.sqlite",
+        "redis_url": f"unix://{home}/run/redis.sock",
+        "store_url": f"file://{home}/store",
+        "smtp_url": f"outbox:{home}/outbox",
+        "proxmox_token_secret_file": f"{home}/keys/proxmox-token",
+        "proxmox_ca_file": f"{home}/localpve/ca.pem",
+        "files_listen": f"unix:{home}/run/files/{{vmid}}.sock",
+    }
+    for key, default in below.items():
+        if not values.get(key):
+            values[key] = default
+    if not values.get("proxmox_url"):
+        values["proxmox_url"] = f"https://{values.get('localpve_bind', Settings.localpve_bind)}"
+
+
+def load(environ: Mapping[str, str] = os.environ, **overrides: object) -> Settings:
+    """Settings from the environment. Raises ConfigurationError for unknown keys or values of a wrong type."""
+    fields = {f.name: f for f in dataclasses.fields(Settings)}
+    values: dict = {}
+    for key, text in environ.items():
+        if not key.startswith("MYPHR_") or key in _FOREIGN_KEYS:
+            continue
+        name = key.removeprefix("MYPHR_").lower()
+        if name not in fields:
+            raise ConfigurationError(f"unknown setting {key}")
+        kind = fields[name].type
+        try:
+            values[name] = int(text) if kind is int else Path(text) if kind is Path else text
+        except ValueError:
+            raise ConfigurationError(f"{key} must be a whole number") from None
+    values.update(overrides)
+    _defaults_below(Path(values.get("home", Settings.home)), values)
+    return Settings(**values)
