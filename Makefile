@@ -1,0 +1,51 @@
+# Two commands are all the set-up there is: `make run` and `make test`.
+.DEFAULT_GOAL := help
+python := .venv/bin/python
+templates := radiology documents
+
+.PHONY: help setup setup-test run test test-viewers lint bench conformance vectors demo-data doctor lock clean
+
+help:            ## show this list
+	@grep -E '^[a-z-]+: .*##|^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 16
+
+setup:
+	@.ci/setup
+
+setup-test:
+	@.ci/setup --test
+
+run: setup       ## install what is missing, build the viewers once, start everything
+	@$(python) -m myphr init >/dev/null
+	@$(python) -m myphr template build $(templates)
+	@exec $(python) -m myphr up
+
+test: setup-test ## lint and all tests but those in the large viewer templates
+	@$(MAKE) --no-print-directory lint
+	@$(python) -m pytest -m "not viewers"
+
+test-viewers: setup-test ## the whole journey with the radiology template and a real study
+	@$(python) -m pytest -m viewers
+
+lint: setup-test ## style, types and import rules
+	@$(python) -m ruff check .
+	@$(python) -m mypy --no-error-summary
+	@mkdir -p build; .venv/bin/lint-imports --no-logo >build/lint-imports.log 2>&1 || { cat build/lint-imports.log; exit 1; }
+
+bench: setup-test ## figures against named peers, measured in one run
+	@$(python) -m bench
+
+conformance: setup ## replay recorded answers of a real Proxmox node against localpve
+	@$(python) -m myphr.localpve.conformance
+
+demo-data: setup ## load sample studies: make demo-data EMAIL=you@example.org
+	@$(python) -m myphr demo-data $(EMAIL)
+
+doctor: setup    ## check the installation and the hypervisor
+	@$(python) -m myphr doctor
+
+lock: setup-test ## pin requirements.txt and .ci/requirements-test.txt again
+	@$(python) -m piptools compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -o requirements.txt requirements.in
+	@$(python) -m piptools compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --allow-unsafe -c requirements.txt -o .ci/requirements-test.txt .ci/requirements-test.in
+
+clean:           ## remove the environment and build results; never the data in var/
+	rm -rf .venv build .mypy_cache .ruff_cache

@@ -1,0 +1,134 @@
+"""The operator's command line: `myphr init | up | doctor | worker | template | audit | demo-data`.
+
+Thin: parses, calls one function, prints plain words. Settings come from the environment (`MYPHR_*`).
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from myphr.errors import ConfigurationError, PortalError
+from myphr.settings import Settings, load
+
+
+def init(settings: Settings) -> None:
+    """Folders, keys and database of one installation. Safe to run again; runs pending migrations."""
+    from myphr.migrations import upgrade
+    from myphr.people.service_keys import ServiceKeys
+
+    os.umask(0o077)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    # Others may pass through, to reach the folder sockets of the machines' user; nobody else may list anything.
+    settings.home.chmod(0o711)
+    settings.run_dir.mkdir(exist_ok=True)
+    settings.run_dir.chmod(0o711)
+    for name in ("db", "keys", "log", "spool", "store", "outbox", "templates"):
+        (settings.home / name).mkdir(mode=0o700, exist_ok=True)
+    ServiceKeys.create(settings.keys_dir)
+    upgrade(settings.database_url)
+
+
+def _publish_templates(settings: Settings) -> None:
+    from myphr.machines.templates import publish_all
+    from myphr.portal import Portal
+
+    publish_all(Portal(settings), settings.home / "templates", report=print)
+
+
+def _up(settings: Settings, _arguments: argparse.Namespace) -> int:
+    from myphr.supervisor import run
+
+    init(settings)
+    asyncio.run(run(settings, before_web=lambda: _publish_templates(settings)))
+    return 0
+
+
+def _init(settings: Settings, _arguments: argparse.Namespace) -> int:
+    init(settings)
+    print(f"ready: {settings.home}")
+    return 0
+
+
+def _worker(settings: Settings, arguments: argparse.Namespace) -> int:
+    from myphr.worker import run
+
+    run(settings, scheduler=arguments.scheduler)
+    return 0
+
+
+def _doctor(settings: Settings, _arguments: argparse.Namespace) -> int:
+    from myphr.doctor import run
+    from myphr.portal import Portal
+
+    checks = run(Portal(settings))
+    for check in checks:
+        print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.sentence}")
+        if not check.ok and check.remedy:
+            print(f"      what to do: {check.remedy}")
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def _template(settings: Settings, arguments: argparse.Namespace) -> int:
+    from myphr.viewers import builder
+
+    if arguments.action == "publish":
+        _publish_templates(settings)
+        return 0
+    out = Path(arguments.out) if arguments.out else settings.home / "templates"
+    out.mkdir(parents=True, exist_ok=True)
+    for name in arguments.names or builder.names():
+        builder.build(name, out, report=print)
+    return 0
+
+
+def _audit(settings: Settings, _arguments: argparse.Namespace) -> int:
+    from myphr.audit import trail
+    from myphr.portal import Portal
+
+    count = trail.verify(Portal(settings).database)
+    print(f"audit trail: {count} events, every link of the chain holds")
+    return 0
+
+
+def _demo_data(settings: Settings, arguments: argparse.Namespace) -> int:
+    from myphr.ingest import demo
+    from myphr.portal import Portal
+
+    count = demo.load(Portal(settings), arguments.email)
+    print(f"{count} sample files are in the record of {arguments.email}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="myphr", description="MyPHRMachines: a personal health record portal")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text)
+        added.set_defaults(run=run)
+        return added
+
+    command("init", _init, "make folders, keys and database")
+    command("up", _up, "start everything and serve until Ctrl+C")
+    command("doctor", _doctor, "check the installation and the hypervisor")
+    worker = command("worker", _worker, "run one job worker")
+    worker.add_argument("--scheduler", action="store_true", help="also run the recurring sweeps")
+    template = command("template", _template, "build or publish viewer templates")
+    template.add_argument("action", choices=("build", "publish"))
+    template.add_argument("names", nargs="*", help="template names; none means all")
+    template.add_argument("--out", help="folder for the images")
+    command("audit", _audit, "check the audit trail").add_argument("action", choices=("verify",))
+    demo = command("demo-data", _demo_data, "load sample studies into an account")
+    demo.add_argument("email", help="e-mail address of the account")
+
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.run(load(), arguments)
+    except ConfigurationError as error:
+        print(f"myphr: {error.detail or error.message}", file=sys.stderr)
+        return 2
+    except PortalError as error:
+        print(f"myphr: {error.message} [{error.code}] {error.detail}".rstrip(), file=sys.stderr)
+        return 1
