@@ -82,10 +82,13 @@ class Settings:
 
     @property
     def warm_pool_sizes(self) -> dict[str, int]:
+        """Machines to keep booted, by template name."""
         sizes = {}
         for part in filter(None, (p.strip() for p in self.warm_pool.split(","))):
-            name, _, count = part.partition("=")
-            sizes[name.strip()] = int(count)
+            name, _, count = (word.strip() for word in part.partition("="))
+            if not name or not count.isdecimal():
+                raise ConfigurationError("MYPHR_WARM_POOL must read like radiology=1,documents=0")
+            sizes[name] = int(count)
         return sizes
 
     @property
@@ -129,4 +132,6 @@ def load(environ: Mapping[str, str] = os.environ, **overrides: object) -> Settin
             raise ConfigurationError(f"{key} must be a whole number") from None
     values.update(overrides)
     _defaults_below(Path(values.get("home", Settings.home)), values)
-    return Settings(**values)
+    settings = Settings(**values)
+    _ = settings.warm_pool_sizes  # a bad value must stop the start, not the first refill
+    return settings
