@@ -79,6 +79,27 @@ class RecoveryFailed(PortalError):
     status = 403
 
 
+# -- pages ----------------------------------------------------------------------------------------
+class FormExpired(PortalError):
+    """The CSRF token is missing, of another login session, or the request came from a foreign page."""
+
+    code = "form-expired"
+    sentence = "This page was open for too long, or you signed in again since. Reload the page and try once more."
+    status = 400
+
+
+class WrongMethod(PortalError):
+    code = "wrong-method"
+    sentence = "This address cannot be used in this way. Go back and use the button on the page."
+    status = 405
+
+
+class RequestRefused(PortalError):
+    code = "request-refused"
+    sentence = "The portal did not understand this request. Go back and try again."
+    status = 400
+
+
 # -- sealed data ----------------------------------------------------------------------------------
 class ContainerError(PortalError):
     """Sealed bytes that are not what was sealed: truncated, reordered, spliced, extended or flipped."""
