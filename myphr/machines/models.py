@@ -16,12 +16,13 @@ class Machine(SQLModel, table=True):
     vmid: int = Field(unique=True)
     node: str
     template: str = Field(index=True)  # template name; its vmid is found by name in the template pool
+    template_vmid: int = 0  # the revision it was cloned from; a warm machine of an older one is replaced
     state: str = Field(index=True)
     task: str | None = None  # UPID of the hypervisor task under way, to resume after a crash
     failure: str | None = None  # an error code
     created_at: dt.datetime = Field(default_factory=now)
     changed_at: dt.datetime = Field(default_factory=now)
-    booted_at: dt.datetime | None = None
+    booted_at: dt.datetime | None = None  # switched on
     destroyed_at: dt.datetime | None = None
 
 
@@ -38,6 +39,7 @@ class VmSession(SQLModel, table=True):
     template: str
     study_id: str | None = None
     state: str = Field(index=True)
+    tries: int = 0  # machines that failed before this one; a start is tried twice
     items_count: int = 0
     owner_public_key: bytes = b""  # results are sealed to it
     secret_sha256: str = ""

@@ -50,8 +50,9 @@ class Mail(SQLModel, table=True):
     template: str  # templates/emails/<template>.{subject.txt,body.txt,body.html}
     recipient: str
     sealed_values: bytes | None
-    state: str = "waiting"  # waiting, sent, failed
+    state: str = "waiting"  # see myphr.sharing.states: waiting, sending, sent, failed
     attempts: int = 0
     share_id: str | None = Field(default=None, foreign_key="share.id")
     created_at: dt.datetime = Field(default_factory=now)
+    changed_at: dt.datetime = Field(default_factory=now)
     sent_at: dt.datetime | None = None

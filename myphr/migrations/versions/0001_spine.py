@@ -47,6 +47,7 @@ def upgrade() -> None:
     sa.Column('vmid', sa.Integer(), nullable=False),
     sa.Column('node', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
     sa.Column('template', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('template_vmid', sa.Integer(), nullable=False),
     sa.Column('state', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
     sa.Column('task', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
     sa.Column('failure', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
@@ -132,6 +133,7 @@ def upgrade() -> None:
     sa.Column('template', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
     sa.Column('study_id', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
     sa.Column('state', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('tries', sa.Integer(), nullable=False),
     sa.Column('items_count', sa.Integer(), nullable=False),
     sa.Column('owner_public_key', sa.LargeBinary(), nullable=False),
     sa.Column('secret_sha256', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
@@ -234,6 +236,7 @@ def upgrade() -> None:
     sa.Column('attempts', sa.Integer(), nullable=False),
     sa.Column('share_id', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
     sa.Column('created_at', sqlmodel.sql.sqltypes.UTCDateTime(), nullable=False),
+    sa.Column('changed_at', sqlmodel.sql.sqltypes.UTCDateTime(), nullable=False),
     sa.Column('sent_at', sqlmodel.sql.sqltypes.UTCDateTime(), nullable=True),
     sa.ForeignKeyConstraint(['share_id'], ['share.id'], ),
     sa.PrimaryKeyConstraint('id')
