@@ -58,7 +58,9 @@ class StateTable:
         except KeyError:
             raise StateConflict(f"{self.name}: {event} in {state}") from None
 
-    def move(self, db: Session, row: Any, event: str, *, only_if: Sequence[ColumnElement[bool]] = (), **values: Any) -> Any:
+    def move(
+        self, db: Session, row: Any, event: str, *, only_if: Sequence[ColumnElement[bool]] = (), **values: Any
+    ) -> Any:
         """Take `event` on this row and set `values` with it, in one UPDATE that checks the state it was read in.
 
         Raises StateConflict when the table forbids it, when another worker moved the row since it was read, or when
@@ -133,7 +135,9 @@ ACTIVE = ("requested", "starting", "connecting", "opening", "live", "ending")
 STARTING = ("requested", "starting", "connecting", "opening")
 
 
-def move(db: Session, row: Machine | VmSession, event: str, *, only_if: Sequence[ColumnElement[bool]] = (), **values: Any) -> Any:
+def move(
+    db: Session, row: Machine | VmSession, event: str, *, only_if: Sequence[ColumnElement[bool]] = (), **values: Any
+) -> Any:
     """`StateTable.move` with the table of this row. Raises StateConflict."""
     return _TABLES[type(row)].move(db, row, event, only_if=only_if, **values)
 
@@ -147,7 +151,8 @@ def as_markdown(tables: Sequence[StateTable]) -> str:
         "`python -m myphr.sharing.states > docs/states.md`; a test compares. No other code changes a state.",
     ]
     for table in tables:
-        lines += ["", f"## {table.name[0].upper()}{table.name[1:]}", "", "```mermaid", "stateDiagram-v2", f"    [*] --> {table.first}"]
+        lines += ["", f"## {table.name[0].upper()}{table.name[1:]}", ""]
+        lines += ["```mermaid", "stateDiagram-v2", f"    [*] --> {table.first}"]
         lines += [f"    {state} --> {following}: {event}" for (state, event), (_, following) in table.rows.items()]
         lines += [f"    {state} --> [*]" for state in table.states if state in table.final]
         lines += ["```", "", "| state | event | action | next |", "|---|---|---|---|"]
