@@ -1,0 +1,235 @@
+/* Puts files into the record: drop or pick files, a folder or a zip; four at a time over tus 1.0, each resumable.
+   What is kept for a resume (the upload's address) stays in this tab only, under a hash: file names tell too much. */
+"use strict";
+(() => {
+  const drop = document.getElementById("drop");
+  if (!drop || !window.tus || !window.tus.isSupported) return;
+
+  const AT_ONCE = 4;
+  const WITH_CREATION_BYTES_MAX = 4 * 1024 * 1024; // small files go in one request; larger ones must be able to resume
+  const SHOWN_FAILED_MAX = 20;
+  const RETRY_MS = [0, 500, 1000, 2000, 4000, 8000, 15000, 30000, 30000];
+  const LITTER = /^(\.DS_Store|Thumbs\.db|desktop\.ini|\._.*)$/i; // written by the computer, not by the hospital
+
+  const part = (name) => document.getElementById(`upload-${name}`);
+  const token = JSON.parse(document.body.dataset.hxHeaders)["X-CSRF-Token"];
+  const jobs = []; // {file, path, sent, state: waiting | sending | done | failed, upload, why, retryable}
+  let spoken = 0, refreshed = 0, lock = null, drawing = 0;
+
+  const tab_storage = {
+    _key: (print) => `upload:${print}:`,
+    async findAllUploads() { return []; },
+    async findUploadsByFingerprint(print) {
+      const found = [];
+      for (let i = 0; i < sessionStorage.length; i += 1) {
+        const key = sessionStorage.key(i);
+        if (key.startsWith(this._key(print))) found.push({ ...JSON.parse(sessionStorage.getItem(key)), urlStorageKey: key });
+      }
+      return found;
+    },
+    async removeUpload(key) { sessionStorage.removeItem(key); },
+    async addUpload(print, upload) {
+      const key = this._key(print) + Math.random().toString(36).slice(2);
+      const { size, creationTime, uploadUrl } = upload; // not the metadata: it holds the file's name
+      try { sessionStorage.setItem(key, JSON.stringify({ size, creationTime, uploadUrl, metadata: {} })); } catch { return undefined; }
+      return key;
+    },
+  };
+
+  async function fingerprint(file, path) {
+    if (!window.crypto || !crypto.subtle) return null; // plain http on another host: no resume after a reload
+    const text = new TextEncoder().encode(`${path}|${file.size}|${file.lastModified}`);
+    const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", text));
+    return Array.from(hash.slice(0, 16), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  }
+
+  const size_words = (bytes) => {
+    const units = ["bytes", "kB", "MB", "GB", "TB"];
+    let unit = 0;
+    while (bytes >= 1000 && unit < 4) { bytes /= 1000; unit += 1; }
+    return `${unit && bytes < 100 ? bytes.toFixed(1) : Math.round(bytes)} ${units[unit]}`;
+  };
+  const count_words = (n) => `${n.toLocaleString("en")} ${n === 1 ? "file" : "files"}`;
+
+  // -- what the server said, in words ---------------------------------------------------------------
+  function reason(error) {
+    const answer = error && error.originalResponse;
+    if (!answer) return navigator.onLine === false ? "You are offline. It goes on when you are back." : "The connection was lost.";
+    if (answer.getStatus() === 401) return "You are signed out. Sign in again, then put this file in once more.";
+    try {
+      const said = JSON.parse(answer.getBody());
+      if (said.message) return said.message;
+    } catch { /* not JSON: fall through */ }
+    const text = (answer.getBody() || "").trim();
+    return text && text.length < 200 && !text.startsWith("<") ? text : "The portal could not take this file.";
+  }
+
+  // -- sending ----------------------------------------------------------------------------------------
+  function send(job) {
+    job.state = "sending";
+    job.why = "";
+    const upload = job.upload = new tus.Upload(job.file, {
+      endpoint: drop.dataset.endpoint,
+      headers: { "X-CSRF-Token": token, Accept: "application/json" },
+      metadata: { filename: job.file.name, relativePath: job.path, filetype: job.file.type || "application/octet-stream" },
+      uploadDataDuringCreation: job.file.size <= WITH_CREATION_BYTES_MAX,
+      retryDelays: RETRY_MS,
+      removeFingerprintOnSuccess: true,
+      urlStorage: tab_storage,
+      fingerprint: () => fingerprint(job.file, job.path),
+      onShouldRetry(error) {
+        const status = error.originalResponse ? error.originalResponse.getStatus() : 0;
+        return status === 0 || status === 409 || status === 423 || status === 429 || (status >= 500 && status !== 507);
+      },
+      onProgress(sent) { job.sent = sent; draw(); },
+      onSuccess() { job.state = "done"; job.sent = job.file.size; job.upload = null; next(); },
+      onError(error) {
+        job.state = "failed";
+        job.why = reason(error);
+        job.lost = !error.originalResponse;
+        next();
+      },
+    });
+    upload.findPreviousUploads().then((earlier) => {
+      if (earlier.length) upload.resumeFromPreviousUpload(earlier[0]);
+      upload.start();
+    });
+  }
+
+  function next() {
+    let sending = jobs.filter((job) => job.state === "sending").length;
+    for (const job of jobs) {
+      if (sending >= AT_ONCE) break;
+      if (job.state === "waiting") { send(job); sending += 1; }
+    }
+    refresh_record(sending === 0);
+    keep_awake(sending > 0);
+    draw();
+  }
+
+  function add(files) {
+    const fresh = files.filter(({ file }) => !LITTER.test(file.name));
+    if (!fresh.length) return;
+    if (jobs.every((job) => job.state === "done")) jobs.length = 0;
+    for (const { file, path } of fresh) jobs.push({ file, path, sent: 0, state: "waiting", why: "" });
+    part("progress").hidden = false;
+    next();
+  }
+
+  // -- showing ----------------------------------------------------------------------------------------
+  function draw() {
+    if (!drawing) drawing = requestAnimationFrame(() => { drawing = 0; draw_now(); });
+  }
+
+  function row(job) {
+    const item = document.createElement("li");
+    const name = Object.assign(document.createElement("span"), { className: "name", textContent: job.path });
+    const state = document.createElement("span");
+    item.append(name, state);
+    if (job.state === "failed") {
+      item.classList.add("failed");
+      state.textContent = "not stored";
+      const why = Object.assign(document.createElement("span"), { textContent: job.why });
+      const again = Object.assign(document.createElement("button"), { type: "button", className: "second", textContent: "Try again" });
+      again.setAttribute("aria-label", `Try again: ${job.path}`);
+      again.addEventListener("click", () => { job.state = "waiting"; next(); });
+      item.append(why, again);
+    } else {
+      const share = job.file.size ? Math.floor((100 * job.sent) / job.file.size) : 0;
+      state.textContent = `${share} %`;
+      const bar = Object.assign(document.createElement("progress"), { max: 100, value: share });
+      bar.setAttribute("aria-label", job.path);
+      item.append(bar);
+    }
+    return item;
+  }
+
+  function draw_now() {
+    const done = jobs.filter((job) => job.state === "done");
+    const failed = jobs.filter((job) => job.state === "failed");
+    const sending = jobs.filter((job) => job.state === "sending");
+    const total = jobs.reduce((sum, job) => sum + job.file.size, 0);
+    const sent = jobs.reduce((sum, job) => sum + Math.min(job.sent, job.file.size), 0);
+    const over = !sending.length && !jobs.some((job) => job.state === "waiting");
+    let words = `${done.length.toLocaleString("en")} of ${count_words(jobs.length)} stored, ${size_words(sent)} of ${size_words(total)}`;
+    if (over) words = failed.length ? `${count_words(done.length)} stored, ${failed.length} not stored` : `All stored: ${count_words(done.length)}, ${size_words(total)}`;
+    part("count").textContent = words;
+    part("all").max = Math.max(1, total + jobs.length); // each file counts one byte more, so that empty ones show too
+    part("all").value = sent + done.length;
+    const focused = document.activeElement && document.activeElement.closest("#upload-list");
+    if (!focused || over) part("list").replaceChildren(...sending.map(row), ...failed.slice(0, SHOWN_FAILED_MAX).map(row));
+    part("retry-all").hidden = failed.length < 2;
+    part("heading").textContent = over ? (failed.length ? "Not everything is stored" : "Done") : "Storing your files";
+    if (over || Date.now() - spoken > 10000) { part("status").textContent = words; spoken = Date.now(); }
+  }
+
+  function refresh_record(over) {
+    if (!over && Date.now() - refreshed < 3000) return;
+    refreshed = Date.now();
+    htmx.trigger("#record-list", "refresh");
+  }
+
+  async function keep_awake(wanted) {
+    // A tablet that falls asleep stops the upload.
+    try {
+      if (wanted && !lock && navigator.wakeLock) lock = await navigator.wakeLock.request("screen");
+      if (!wanted && lock) { await lock.release(); lock = null; }
+    } catch { lock = null; }
+  }
+
+  // -- dropping and picking -----------------------------------------------------------------------------
+  async function walk(entry, path, found) {
+    if (entry.isFile) {
+      const file = await new Promise((give, fail) => entry.file(give, fail));
+      found.push({ file, path: path + entry.name });
+      return;
+    }
+    const reader = entry.createReader();
+    for (;;) { // a reader gives at most 100 entries at a time
+      const batch = await new Promise((give, fail) => reader.readEntries(give, fail));
+      if (!batch.length) return;
+      for (const child of batch) await walk(child, `${path}${entry.name}/`, found);
+    }
+  }
+
+  async function dropped(transfer) {
+    const entries = Array.from(transfer.items || [], (item) => item.webkitGetAsEntry && item.webkitGetAsEntry()).filter(Boolean);
+    const plain = Array.from(transfer.files || [], (file) => ({ file, path: file.name }));
+    if (!entries.length) { add(plain); return; }
+    const found = [];
+    for (const entry of entries) await walk(entry, "", found);
+    add(found);
+  }
+
+  drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
+  drop.addEventListener("dragleave", (event) => { if (!drop.contains(event.relatedTarget)) drop.classList.remove("over"); });
+  drop.addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    dropped(event.dataTransfer).catch(() => { part("status").textContent = "These files could not be read."; });
+  });
+  // A file dropped beside the field must not replace the page.
+  for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => { if (!drop.contains(event.target)) event.preventDefault(); });
+
+  for (const kind of ["files", "folder"]) {
+    const input = part(`pick-${kind}`);
+    const button = part(`choose-${kind}`);
+    button.hidden = kind === "folder" && !("webkitdirectory" in input);
+    button.addEventListener("click", () => input.click());
+    input.addEventListener("change", () => {
+      add(Array.from(input.files, (file) => ({ file, path: file.webkitRelativePath || file.name })));
+      input.value = "";
+    });
+  }
+  part("retry-all").addEventListener("click", () => {
+    for (const job of jobs) if (job.state === "failed") job.state = "waiting";
+    next();
+  });
+  window.addEventListener("online", () => {
+    for (const job of jobs) if (job.state === "failed" && job.lost) job.state = "waiting";
+    next();
+  });
+  window.addEventListener("beforeunload", (event) => {
+    if (jobs.some((job) => job.state === "sending" || job.state === "waiting")) event.preventDefault();
+  });
+})();
