@@ -9,6 +9,7 @@ import functools
 import redis
 
 from myphr.database import Database
+from myphr.machines.proxmox import Hypervisor
 from myphr.people.service_keys import ServiceKeys
 from myphr.queue import JobQueue
 from myphr.records.store import ObjectStore, open_store
@@ -36,6 +37,10 @@ class Portal:
     @functools.cached_property
     def store(self) -> ObjectStore:
         return open_store(self.settings.store_url)
+
+    @functools.cached_property
+    def hypervisor(self) -> Hypervisor:
+        return Hypervisor(self.settings, self.redis)
 
     @functools.cached_property
     def keys(self) -> ServiceKeys:

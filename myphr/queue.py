@@ -8,7 +8,8 @@ import re
 
 import redis
 from rq import Queue, Retry
-from rq.exceptions import DuplicateJobError
+from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -32,10 +33,24 @@ class JobQueue:
             if not _ID.fullmatch(value):
                 raise ValueError("jobs take ids only")
         job_id = ":".join((function.replace(".", "-"), *ids)).replace(":", "_")
+        for again in (True, False):
+            try:
+                self.rq.enqueue(
+                    function, args=ids, job_id=job_id, unique=True, description=function,
+                    job_timeout=seconds_max, result_ttl=0, failure_ttl=86_400, retry=Retry(max=3, interval=[1, 5, 20]),
+                )
+                return
+            except DuplicateJobError:
+                if not again or not self._clear_failed(job_id):
+                    return
+
+    def _clear_failed(self, job_id: str) -> bool:
+        """A job that failed for good is kept a day for the operator: it must not block the sweep that repeats it."""
         try:
-            self.rq.enqueue(
-                function, args=ids, job_id=job_id, unique=True, description=function,
-                job_timeout=seconds_max, result_ttl=0, failure_ttl=86_400, retry=Retry(max=3, interval=[1, 5, 20]),
-            )
-        except DuplicateJobError:
-            pass
+            job = Job.fetch(job_id, connection=self.connection, serializer=JSONSerializer)
+        except NoSuchJobError:
+            return True
+        if job.get_status() not in (JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED, JobStatus.FINISHED):
+            return False
+        job.delete()
+        return True

@@ -48,6 +48,7 @@ class Settings:
 
     files_listen: str = ""  # default unix:<home>/run/files/{vmid}.sock ; tcp:10.20.0.1:564 on a real node
     guest_files_address: str = "10.0.2.100:564"  # what the guest dials
+    guest_network: str = ""  # the isolated bridge's network on a real node, such as 10.20.0.0/16; empty: localpve's own
 
     warm_pool: str = "radiology=1"  # template=machines kept booted, comma-separated
     machines_max: int = 6  # running machines at once, pool included
