@@ -49,6 +49,14 @@ class SignInRequired(PortalError):
     status = 401
 
 
+class SignInUnavailable(PortalError):
+    """The counter of failed tries does not answer: without it nobody may try a password."""
+
+    code = "sign-in-unavailable"
+    sentence = "Signing in is not possible at the moment. Your data is safe. Please try again in a minute."
+    status = 503
+
+
 class TooManyAttempts(PortalError):
     code = "too-many-attempts"
     sentence = "Too many tries. Please wait {seconds} seconds and try again."
@@ -98,6 +106,14 @@ class RequestRefused(PortalError):
     code = "request-refused"
     sentence = "The portal did not understand this request. Go back and try again."
     status = 400
+
+
+# -- audit ----------------------------------------------------------------------------------------
+class AuditBroken(PortalError):
+    """The hash chain of the audit trail does not hold; fact `number`: the first event that is missing or changed."""
+
+    code = "audit-broken"
+    sentence = "The audit trail was changed at entry {number}. The operator has to look at it."
 
 
 # -- sealed data ----------------------------------------------------------------------------------

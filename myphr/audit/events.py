@@ -1,0 +1,139 @@
+"""The events of the audit trail: name, exact fields, and the plain sentence of "Who looked".
+
+A field holds an id, a count, a code or yes/no - never a name, an address, a title or a file name. The page turns
+ids into people. `docs/glossary.md` has the words. Called by `trail`; pages call `sentence`.
+"""
+
+import dataclasses
+import enum
+import re
+from collections.abc import Mapping
+
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_CODE = re.compile(r"[a-z][a-z0-9.-]{0,47}")
+COUNT_MAX = 2**53 - 1  # what every JSON reader keeps exact
+
+
+class Kind(enum.Enum):
+    """What a field may hold."""
+
+    ID = "id"
+    ID_OR_NONE = "id or none"
+    COUNT = "count"
+    CODE = "code"
+    FLAG = "yes or no"
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """One declared event. In `sentence`, {who} stands for "You", an e-mail address or "The portal"; {items:file}
+    prints a count with its noun."""
+
+    name: str
+    sentence: str
+    fields: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
+
+    def check(self, details: Mapping[str, object]) -> None:
+        """Raises ValueError for a missing, extra or unfit field."""
+        if details.keys() != self.fields.keys():
+            raise ValueError(f"{self.name} takes exactly the fields {sorted(self.fields)}")
+        for field, kind in self.fields.items():
+            if not _fits(kind, details[field]):
+                raise ValueError(f"{self.name}: {field} must be: {kind.value}")
+
+
+def _fits(kind: Kind, value: object) -> bool:
+    match kind:
+        case Kind.ID:
+            return isinstance(value, str) and _ID.fullmatch(value) is not None
+        case Kind.ID_OR_NONE:
+            return value is None or _fits(Kind.ID, value)
+        case Kind.CODE:
+            return isinstance(value, str) and _CODE.fullmatch(value) is not None
+        case Kind.COUNT:
+            return type(value) is int and 0 <= value <= COUNT_MAX
+        case Kind.FLAG:
+            return isinstance(value, bool)
+
+
+_LOGIN = {"login_session": Kind.ID}
+_VM = {"vm_session": Kind.ID}
+_SHARE = {"share": Kind.ID, "vm_session": Kind.ID}
+_WATCH = {"vm_session": Kind.ID, "share": Kind.ID_OR_NONE, "access": Kind.CODE}
+
+_DECLARED = (
+    # people
+    Event("account-registered", "{who} opened this account."),
+    Event("account-closed", "{who} closed this account."),
+    Event("signed-in", "{who} signed in.", _LOGIN),
+    Event("signed-out", "{who} signed out.", _LOGIN),
+    Event("sign-in-failed", "Somebody tried to sign in to this account and did not get in."),
+    Event("login-session-revoked", "{who} signed out another browser.", _LOGIN),
+    Event("password-changed", "{who} changed the password; {login_sessions_ended:other browser} signed out.",
+          {"login_sessions_ended": Kind.COUNT}),
+    Event("recovered", "{who} set a new password with the recovery code; {login_sessions_ended:browser} signed out.",
+          {"login_sessions_ended": Kind.COUNT}),
+    Event("recovery-failed", "Somebody tried a recovery code on this account and did not get in."),
+    Event("recovery-code-renewed", "{who} made a new recovery code; the old one no longer works."),
+    # record
+    Event("item-uploaded", "{who} added a file.", {"item": Kind.ID, "bytes": Kind.COUNT}),
+    Event("items-uploaded", "{who} added {items:file}.", {"items": Kind.COUNT, "bytes": Kind.COUNT}),
+    Event("archive-unpacked", "An archive was unpacked: {items:new file}, {duplicates:file} already there.",
+          {"archive_task": Kind.ID, "item": Kind.ID, "items": Kind.COUNT, "duplicates": Kind.COUNT}),
+    Event("archive-refused", "An archive was kept as it is and not unpacked.",
+          {"archive_task": Kind.ID, "item": Kind.ID, "reason": Kind.CODE}),
+    Event("item-downloaded", "{who} downloaded a file.", {"item": Kind.ID}),
+    Event("item-deleted", "{who} deleted a file.", {"item": Kind.ID}),
+    Event("study-downloaded", "{who} downloaded a study of {items:file}.", {"study": Kind.ID, "items": Kind.COUNT}),
+    Event("study-deleted", "{who} deleted a study of {items:file}.", {"study": Kind.ID, "items": Kind.COUNT}),
+    # machines
+    Event("vm-session-requested", "{who} opened {items:file} with the {viewer} viewer.",
+          {**_VM, "viewer": Kind.CODE, "items": Kind.COUNT}),
+    Event("vm-session-started", "A fresh machine was given to this session.", {**_VM, "machine": Kind.ID}),
+    Event("isolation-checked", "The machine tried {checks:way} out; {blocked} of them were blocked.",
+          {**_VM, "checks": Kind.COUNT, "blocked": Kind.COUNT}),
+    Event("vm-session-live", "The machine showed the files.", _VM),
+    Event("vm-session-failed", "The machine did not start.", {**_VM, "failure": Kind.CODE}),
+    Event("vm-session-ended", "The session ended.", {**_VM, "reason": Kind.CODE}),
+    Event("machine-destroyed", "The machine was destroyed with everything on its disk.", {**_VM, "machine": Kind.ID}),
+    Event("results-saved", "{items:file} saved in the machine came into the record.",
+          {**_VM, "items": Kind.COUNT, "bytes": Kind.COUNT}),
+    # sharing
+    Event("share-created", "{who} shared the screen.", {**_SHARE, "access": Kind.CODE, "passcode": Kind.FLAG,
+                                                        "seconds": Kind.COUNT}),
+    Event("share-mailed", "The link was sent.", {"share": Kind.ID, "mail": Kind.ID}),
+    Event("share-mail-failed", "The link could not be sent.", {"share": Kind.ID, "mail": Kind.ID}),
+    Event("share-opened", "{who} opened the shared link.", {**_SHARE, "visit": Kind.ID}),
+    Event("share-passcode-refused", "Somebody tried a wrong passcode on a shared link; {attempts_left:try} left.",
+          {**_SHARE, "attempts_left": Kind.COUNT}),
+    Event("share-locked", "A shared link was locked after too many wrong passcodes.", _SHARE),
+    Event("share-withdrawn", "{who} stopped sharing the screen.", _SHARE),
+    Event("share-expired", "A shared link ran out.", _SHARE),
+    Event("share-ended", "A shared link closed with its session.", _SHARE),
+    Event("screen-watched", "{who} looked at your screen.", _WATCH),
+    Event("screen-left", "{who} left your screen.", {**_WATCH, "seconds": Kind.COUNT}),
+)
+
+EVENTS: Mapping[str, Event] = {event.name: event for event in _DECLARED}
+
+
+class _Count(int):
+    """Prints with its noun: format(_Count(2), "file") is "2 files"."""
+
+    def __format__(self, noun: str) -> str:
+        if not noun:
+            return str(int(self))
+        plural = noun[:-1] + "ies" if noun.endswith("y") and noun[-2] not in "aeiou" else noun + "s"
+        return f"{int(self):,} {noun if self == 1 else plural}"
+
+
+def sentence(name: str, details: Mapping[str, object], who: str) -> str:
+    """The plain sentence of one event. `who` is what the page shows for the actor: "You", an e-mail address ...
+
+    An event that this version does not know (written by a newer one) is named by its code."""
+    event = EVENTS.get(name)
+    if event is None:
+        return f"{who}: {name.replace('-', ' ')}."
+    counted = {key: _Count(value) if type(value) is int else value for key, value in details.items()}
+    text = event.sentence.format(who=who, **counted)
+    return text[0].upper() + text[1:] if text.startswith(("a ", "the ")) else text
