@@ -6,6 +6,11 @@
     root.querySelectorAll(selector).forEach(act);
   };
 
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  if (zone && !document.cookie.includes(`myphr-zone=${zone}`)) {
+    document.cookie = `myphr-zone=${zone}; Path=/; SameSite=Lax; Max-Age=31536000`; // so that the server says our time
+  }
+
   const FORMS = {
     full: { day: "numeric", month: "long", year: "numeric", hour: "2-digit", minute: "2-digit" },
     day: { day: "numeric", month: "long", year: "numeric" },

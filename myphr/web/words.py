@@ -1,12 +1,14 @@
 """Plain words for pages: sizes, times, scans, body parts. No page shows a raw UID or DICOM code first.
 
-Pure functions; unknown codes fall back to something readable, never to an error. Registered as template filters.
+Functions of their arguments alone; unknown codes fall back to something readable, never to an error. Registered as template filters.
 """
 
 import datetime as dt
 import re
 
 from flask import Flask
+
+from myphr.web.zones import local
 
 # DICOM PS3.3 C.7.3.1.1.1, the modalities a patient is likely to meet.
 _MODALITIES = {
@@ -126,13 +128,12 @@ def iso_time(at: dt.datetime) -> str:
 
 
 def plain_time(at: dt.datetime, style: str = "full") -> str:
-    """Server-side words in UTC; the page's script rewrites them in the reader's own time zone."""
-    at = aware(at).astimezone(dt.UTC)
+    """ "3 March 2026, 14:05" in the zone `at` is in; styles: full, day, time."""
     if style == "time":
         return f"{at:%H:%M}"
     if style == "day":
         return f"{at.day} {at:%B} {at.year}"
-    return f"{at.day} {at:%B} {at.year}, {at:%H:%M} UTC"
+    return f"{at.day} {at:%B} {at.year}, {at:%H:%M}" + (" UTC" if at.tzinfo is dt.UTC else "")
 
 
 def device_icon(device: str) -> str:
@@ -142,6 +143,7 @@ def device_icon(device: str) -> str:
 def init_words(app: Flask) -> None:
     for function in (
         modality_words, body_part_words, icon_of, format_words, format_icon, person_words, date_words, bytes_words,
-        duration_words, counted, joined, iso_time, plain_time, device_icon,
+        duration_words, counted, joined, iso_time, device_icon,
     ):  # fmt: skip
         app.jinja_env.filters[function.__name__] = function
+    app.jinja_env.filters["plain_time"] = lambda at, style="full": plain_time(local(at), style)

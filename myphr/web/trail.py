@@ -1,0 +1,72 @@
+""" "Who looked": the owner's audit trail in plain words, newest first, grouped by day. Reads, never writes."""
+
+import dataclasses
+import datetime as dt
+import itertools
+import json
+from collections.abc import Sequence
+
+from flask import Blueprint, Response, request
+from sqlmodel import col, select
+
+from myphr.audit import trail as audit_trail
+from myphr.audit.models import AuditEvent
+from myphr.sharing.models import Share
+from myphr.web.login import portal, this_login
+from myphr.web.policy import SIGNED_IN, policy
+from myphr.web.rendering import render_page
+from myphr.web.zones import local
+
+blueprint = Blueprint("trail", __name__)
+
+LINES_PER_PAGE = 200
+_ICON_OF_START = {
+    "signed": "person", "sign": "person", "account": "person", "password": "key", "recover": "key", "login": "device",
+    "item": "file", "items": "upload", "archive": "zip", "study": "scan", "vm": "open", "machine": "trash", "isolation": "shield",
+    "results": "download", "share": "share", "screen": "eye",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    at: dt.datetime
+    icon: str
+    sentence: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Day:
+    date: dt.date
+    lines: list[Line]
+
+
+def lines_of(events: Sequence[AuditEvent], account_id: str, emails: dict[str, str]) -> list[Line]:
+    """Plain lines; `emails` turns share ids into the addresses they went to."""
+    return [
+        Line(event.at, _ICON_OF_START.get(event.event.partition("-")[0], "clock"), audit_trail.sentence(event, _who(event, account_id, emails)))
+        for event in events
+    ]
+
+
+def by_day(lines: Sequence[Line]) -> list[Day]:
+    return [Day(date, list(of_day)) for date, of_day in itertools.groupby(lines, key=lambda line: local(line.at).date())]
+
+
+def _who(event: AuditEvent, account_id: str, emails: dict[str, str]) -> str | None:
+    if event.actor_kind == "caregiver":
+        return emails.get(event.actor_id or "") or emails.get(json.loads(event.details).get("share") or "")
+    if event.actor_kind == "patient" and event.actor_id not in (None, account_id):
+        return "Somebody else"
+    return None
+
+
+@blueprint.get("/who-looked")
+@policy(SIGNED_IN)
+def who_looked() -> Response:
+    account_id = this_login().account.id
+    before = request.args.get("before", type=int)
+    events = audit_trail.for_account(portal().database, account_id, limit=LINES_PER_PAGE, before=before)
+    with portal().database.read() as db:
+        emails = {share.id: share.email for share in db.exec(select(Share).where(col(Share.account_id) == account_id))}
+    older = events[-1].number if len(events) == LINES_PER_PAGE else None
+    return render_page("trail.html", days=by_day(lines_of(events, account_id, emails)), older=older)
