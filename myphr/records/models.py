@@ -2,7 +2,7 @@
 
 import datetime as dt
 
-from sqlalchemy import UniqueConstraint
+from sqlalchemy import BigInteger, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from myphr.database import new_id, now
@@ -20,7 +20,7 @@ class Study(SQLModel, table=True):
     group_key: str  # hex HMAC-SHA256(index key, account id || StudyInstanceUID)
     sealed_summary: bytes  # envelope to the owner of the JSON summary: see myphr.records.summaries
     items_count: int = 0
-    bytes_total: int = 0
+    bytes_total: int = Field(default=0, sa_type=BigInteger)
     created_at: dt.datetime = Field(default_factory=now)
     changed_at: dt.datetime = Field(default_factory=now)
     deleted_at: dt.datetime | None = None
@@ -38,7 +38,7 @@ class Item(SQLModel, table=True):
     object_key: str = Field(unique=True)
     format: str  # code of myphr.ingest.identify: dicom, pdf, jpeg, zip, unknown ...
     media_type: str = "application/octet-stream"
-    plain_bytes: int
+    plain_bytes: int = Field(sa_type=BigInteger)  # a whole slide passes 2 GiB: PostgreSQL's INTEGER ends there
     content_key: str = Field(index=True)  # hex HMAC-SHA256(index key, account id || SHA-256): finds duplicates blindly
     sealed_dek: bytes  # the file's key, envelope to the owner
     sealed_details: bytes  # JSON under the file's key: name, path, sha256, DICOM headers
@@ -58,9 +58,10 @@ class Upload(SQLModel, table=True):
     token_sha256: str
     wrapped_dek: bytes | None  # under a key derived from the token; gone when the upload is finished
     sealed_metadata: bytes  # JSON under the DEK: name, path, media type as the browser said them
-    state: str = "receiving"  # see myphr.ingest.uploads: receiving, finishing, finished, abandoned
-    total_bytes: int
-    durable_bytes: int = 0  # plaintext bytes that survive a kill -9, a multiple of the chunk size until the end
+    state: str = "receiving"  # see myphr.ingest.uploads: receiving, writing, finishing, finished, abandoned
+    total_bytes: int = Field(sa_type=BigInteger)
+    # plaintext bytes that survive a kill -9, a multiple of the chunk size until the end
+    durable_bytes: int = Field(default=0, sa_type=BigInteger)
     salt: bytes = b""  # of the container being written; replaced when a dirty tail forces a new key stream
     item_id: str | None = None
     created_at: dt.datetime = Field(default_factory=now)

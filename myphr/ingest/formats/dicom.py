@@ -1,0 +1,28 @@
+"""DICOM: with the 128-byte preamble (PS3.10, 7.1) and, as old devices write it, without.
+
+Comes before all rules that look at offset 0: the preamble may hold any other magic (TIFF, PE, HTML), and a file that is
+DICOM for a viewer must be DICOM for us.
+"""
+
+from myphr.ingest import dicom
+from myphr.ingest.formats import Identified, Rule
+
+MEDIA_TYPE = "application/dicom"
+_DIRECTORY_CLASS = b"1.2.840.10008.1.3.10"  # Media Storage Directory Storage (PS3.3, F)
+
+
+def _with_preamble(head: bytes) -> Identified | None:
+    if head[128:132] != b"DICM":
+        return None
+    if _DIRECTORY_CLASS in head[132:512]:
+        return Identified("dicomdir", MEDIA_TYPE, "dicom-directory")
+    return Identified("dicom", MEDIA_TYPE, "dicom-preamble")
+
+
+def _without_preamble(head: bytes) -> Identified | None:
+    if dicom.looks_like_elements(head):
+        return Identified("dicom", MEDIA_TYPE, "dicom-elements", "likely")
+    return None
+
+
+RULES = (Rule("dicom-preamble", _with_preamble), Rule("dicom-elements", _without_preamble))
