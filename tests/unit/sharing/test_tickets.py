@@ -18,7 +18,8 @@ KEY = bytes(range(32))
 NOW = dt.datetime(2026, 11, 22, 12, 0, tzinfo=dt.UTC)
 TICKET = tickets.ScreenTicket(
     vm_session_id="0f0a7c1e-0000-4000-8000-000000000001", grant="share:0f0a7c1e-0000-4000-8000-000000000002",
-    visit="0f0a7c1e-0000-4000-8000-000000000003", access="view", expires_at=NOW + dt.timedelta(seconds=30), jti="abcdefgh12345678",
+    visit="0f0a7c1e-0000-4000-8000-000000000003", access="view",
+    expires_at=NOW + dt.timedelta(seconds=30), jti="abcdefgh12345678",
 )  # fmt: skip
 
 
