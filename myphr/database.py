@@ -80,8 +80,7 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
         with Session(self.engine, expire_on_commit=False, autoflush=False) as db:
-            yield db
-            db.rollback()
+            yield db  # closing rolls back; rollback() itself would expire the rows that the caller keeps
 
     def create_all(self) -> None:
         """All tables without migrations: tests only. An installation runs `myphr init` (Alembic)."""
