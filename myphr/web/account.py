@@ -4,6 +4,7 @@ from flask import Blueprint, Response, flash, redirect, request, url_for
 
 from myphr.errors import PortalError
 from myphr.people import accounts
+from myphr.sharing import live
 from myphr.web.entrance import show_recovery_code
 from myphr.web.login import portal, stop, this_login
 from myphr.web.policy import SIGNED_IN, policy
@@ -29,11 +30,14 @@ def my_account() -> Response:
 @blueprint.post("/password")
 @policy(SIGNED_IN)
 def change_password() -> Response:
+    others = [row.id for row in accounts.list_login_sessions(portal(), this_login()) if row.id != this_login().login_session.id]
     try:
         accounts.change_password(portal(), this_login(), request.form.get("old_password", ""), request.form.get("new_password", ""))
     except PortalError as error:
         return _page(error.status, password_error=error)
-    flash("Your password is changed. Use the new one from now on.")
+    for login_session_id in others:
+        live.revoke(portal().redis, f"owner:{login_session_id}")
+    flash("Your password is changed. All other devices are signed out.")
     return redirect(url_for("account.my_account"), 303)  # type: ignore[return-value]
 
 
@@ -51,6 +55,7 @@ def new_recovery_code() -> Response:
 @policy(SIGNED_IN)
 def sign_out_device(login_session_id: object) -> Response:
     accounts.revoke(portal(), this_login(), str(login_session_id))
+    live.revoke(portal().redis, f"owner:{login_session_id}")
     if str(login_session_id) == this_login().login_session.id:
         stop()
         return redirect(url_for("entrance.welcome"), 303)  # type: ignore[return-value]

@@ -1,4 +1,6 @@
-"""Which device is this, in short plain words: "Safari on iPad". For "signed in on" lists; nothing depends on it."""
+"""Which device calls: in short plain words ("Safari on iPad") for lists, and its address for counting tries."""
+
+import ipaddress
 
 from flask import request
 
@@ -14,3 +16,15 @@ def device_words(user_agent: str) -> str:
 
 def this_device() -> str:
     return device_words(request.headers.get("User-Agent", ""))
+
+
+def this_address() -> str:
+    """The caller's address if it is a public one, for counting tries; else empty.
+
+    Behind a reverse proxy everybody comes from the proxy's private or loopback address: counting by it would let one
+    guesser lock all others out. Forwarded headers are not believed, anybody can write them."""
+    try:
+        address = ipaddress.ip_address(request.remote_addr or "")
+    except ValueError:
+        return ""
+    return str(address) if address.is_global else ""

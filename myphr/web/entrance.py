@@ -12,7 +12,8 @@ from flask_login import current_user
 
 from myphr.errors import FormRefused, PortalError
 from myphr.people import accounts
-from myphr.web.devices import this_device
+from myphr.sharing import live
+from myphr.web.devices import this_address, this_device
 from myphr.web.login import portal, start, stop, this_login
 from myphr.web.policy import ANYONE, SIGNED_IN, policy
 from myphr.web.rendering import render_page
@@ -42,7 +43,7 @@ def register_now() -> Response:
     form = {name: request.form.get(name, "") for name in ("name", "email")}
     password = request.form.get("password", "")
     try:
-        _account, recovery_code = accounts.register(portal(), form["email"], form["name"], password)
+        _account, recovery_code = accounts.register(portal(), form["email"], form["name"], password, address=this_address())
     except PortalError as error:
         return _again("register.html", error, form=form)
     start(*accounts.sign_in(portal(), form["email"], password, this_device()))
@@ -98,7 +99,9 @@ def sign_in_now() -> Response:
     where = local_path(request.form.get("next"))
     form = {"email": request.form.get("email", "")}
     try:
-        signed_in = accounts.sign_in(portal(), form["email"], request.form.get("password", ""), this_device())
+        signed_in = accounts.sign_in(
+            portal(), form["email"], request.form.get("password", ""), this_device(), address=this_address()
+        )
     except PortalError as error:
         return _again("sign_in.html", error, form=form, next=where)
     start(*signed_in)
@@ -109,6 +112,7 @@ def sign_in_now() -> Response:
 @policy(SIGNED_IN)
 def sign_out() -> Response:
     accounts.sign_out(portal(), this_login())
+    live.revoke(portal().redis, f"owner:{this_login().login_session.id}")
     stop()
     return _go(url_for("entrance.welcome"))
 
@@ -126,7 +130,9 @@ def recover_now() -> Response:
     form = {"email": request.form.get("email", "")}
     password = request.form.get("password", "")
     try:
-        recovery_code = accounts.recover(portal(), form["email"], request.form.get("recovery_code", ""), password)
+        recovery_code = accounts.recover(
+            portal(), form["email"], request.form.get("recovery_code", ""), password, address=this_address()
+        )
     except PortalError as error:
         return _again("recover.html", error, form=form)
     start(*accounts.sign_in(portal(), form["email"], password, this_device()))
