@@ -543,9 +543,9 @@ class Hypervisor:
         try:
             report(f"{name}: making the template")
             created = self._call(
-                "POST", f"nodes/{self.node}/qemu", vmid=vmid, name=f"{name}-r-{revision}", memory=memory_mib, cores=cores,
-                pool=self._settings.proxmox_template_pool, ostype="l26", agent="enabled=1", vga="virtio", net0=net0,
-                virtio0=f"{storage}:0,import-from={volume}", boot="order=virtio0", **(options or {}),
+                "POST", f"nodes/{self.node}/qemu", vmid=vmid, name=f"{name}-r-{revision}", memory=memory_mib,
+                cores=cores, pool=self._settings.proxmox_template_pool, ostype="l26", agent="enabled=1", vga="virtio",
+                net0=net0, virtio0=f"{storage}:0,import-from={volume}", boot="order=virtio0", **(options or {}),
             )  # fmt: skip
             self.wait_task(created, 900)
             try:

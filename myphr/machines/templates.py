@@ -1,0 +1,85 @@
+"""Viewer templates at the hypervisor: publish what the builder made, look after older revisions.
+
+The image's own hash is its revision, so publishing again what is there already costs one look. Called by the command
+line and by `myphr up`.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+from myphr.errors import ConfigurationError, HypervisorRefused
+from myphr.machines.parts import Parts
+from myphr.machines.proxmox import Template
+
+REVISION_CHARS = 12
+DEFAULT_MEMORY_MIB = 1024
+
+
+def revision_of(image: Path) -> str:
+    """The first 12 hex digits of the image's SHA-256."""
+    with open(image, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:REVISION_CHARS]
+
+
+def publish(parts: Parts, name: str, image: Path, *, report: Callable[[str], None] = print) -> Template:
+    """Make this image the newest template of this name, unless it is already. Raises ConfigurationError when the
+    hypervisor refuses it."""
+    revision = revision_of(image)
+    existing = parts.hypervisor.templates()
+    for template in existing:
+        if (template.name, template.revision) == (name, revision):
+            return template
+    hardware = hardware_of(image)
+    vmid = max([parts.settings.template_vmid_first - 1, *(template.vmid for template in existing)]) + 1
+    try:
+        template = parts.hypervisor.publish_template(
+            name, revision, image, vmid, memory_mib=int(hardware.get("memory_mib", DEFAULT_MEMORY_MIB)),
+            cores=int(hardware.get("cores", 1)), link_down=bool(parts.settings.guest_network), report=report,
+        )  # fmt: skip
+        if not parts.hypervisor.can_clone(template.vmid):
+            parts.hypervisor.destroy(template.vmid)
+            raise ConfigurationError(f"storage {parts.settings.proxmox_storage} cannot make linked clones")
+    except HypervisorRefused as error:
+        raise ConfigurationError(f"template {name} was refused: {error.detail}") from None
+    report(f"{name}: published as template {template.vmid}")
+    return template
+
+
+def hardware_of(image: Path) -> dict:
+    """What the builder wrote beside the image about the machine it wants: <name>.json or <name>.toml."""
+    for suffix, read in ((".json", json.loads), (".toml", tomllib.loads)):
+        beside = image.with_suffix(suffix)
+        if beside.is_file():
+            found = read(beside.read_text())
+            return found.get("machine", found)
+    return {}
+
+
+def publish_all(parts: Parts, folder: Path, *, report: Callable[[str], None] = print) -> list[Template]:
+    """Every `<name>.qcow2` in this folder; then older revisions that no machine uses any more are removed."""
+    published = [publish(parts, image.stem, image, report=report) for image in sorted(folder.glob("*.qcow2"))]
+    if not published:
+        raise ConfigurationError("there are no templates to publish: run `myphr template build` first")
+    remove_outdated(parts)
+    return published
+
+
+def remove_outdated(parts: Parts) -> None:
+    """Remove templates of an older revision that have no clones left. A template in use refuses by itself on most
+    storages, but not on all: our own rows are asked first."""
+    from sqlmodel import col, select
+
+    from myphr.machines.models import Machine
+
+    newest = {template.name: template for template in parts.hypervisor.templates()}
+    with parts.database.read() as db:
+        used = set(db.exec(select(Machine.template_vmid).where(col(Machine.state) != "destroyed")).all())
+    for template in parts.hypervisor.templates():
+        if template.revision and template != newest[template.name] and template.vmid not in used:
+            try:
+                parts.hypervisor.wait_task(parts.hypervisor.delete(template.vmid, node=template.node), 60)
+            except HypervisorRefused:
+                continue  # still in use, or protected: it does no harm
