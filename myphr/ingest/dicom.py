@@ -48,8 +48,29 @@ _LAST_WANTED = max(_WANTED)
 _CHARACTER_SET = 0x00080005
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _SHORT_VRS = frozenset(
-    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS",
-     b"ST", b"TM", b"UI", b"UL", b"US"}
+    {
+        b"AE",
+        b"AS",
+        b"AT",
+        b"CS",
+        b"DA",
+        b"DS",
+        b"DT",
+        b"FL",
+        b"FD",
+        b"IS",
+        b"LO",
+        b"LT",
+        b"PN",
+        b"SH",
+        b"SL",
+        b"SS",
+        b"ST",
+        b"TM",
+        b"UI",
+        b"UL",
+        b"US",
+    }
 )
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -172,7 +193,8 @@ def _start(head: bytes) -> tuple[bytes, int, bool, bool, str]:
 def looks_like_elements(head: bytes) -> bool:
     """True if the bytes start with a DICOM data set without preamble: an own group first, then at least three
     well-formed elements in ascending order, among them one of those we know."""
-    if head[:2] not in (b"\x02\x00", b"\x08\x00") and not (head[:2] in (b"\x00\x02", b"\x00\x08") and head[4:6] in _SHORT_VRS):
+    big_endian = head[:2] in (b"\x00\x02", b"\x00\x08") and head[4:6] in _SHORT_VRS
+    if head[:2] not in (b"\x02\x00", b"\x08\x00") and not big_endian:
         return False
     known = count = 0
     try:
@@ -263,5 +285,5 @@ def _decode(raw: bytes, encodings: list[str]) -> str:
         warnings.simplefilter("ignore")
         try:
             return pydicom.charset.decode_bytes(raw, encodings, {0x5C, 0x5E, 0x3D, 10, 12, 13, 9})
-        except Exception:  # noqa: BLE001 - a foreign decoder on hostile bytes: any failure means "not readable so"
+        except Exception:  # a foreign decoder on hostile bytes: any failure means "not readable this way"
             return raw.decode("utf-8", "replace")

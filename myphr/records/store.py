@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import secrets
+import tempfile
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -99,7 +100,7 @@ def open_store(url: str, *, partial_dir: Path | None = None) -> ObjectStore:
         return LocalStore(Path(urllib.parse.unquote(parts.path)))
     if parts.scheme == "s3" and parts.netloc:
         options = dict(urllib.parse.parse_qsl(parts.query))
-        spool = partial_dir or Path(os.environ.get("TMPDIR", "/var/tmp")) / "myphr-partial"
+        spool = partial_dir or Path(tempfile.gettempdir()) / f"myphr-partial-{os.geteuid()}"
         if unknown := set(options) - {"endpoint", "region"}:
             raise ConfigurationError(f"unknown option of the store address: {', '.join(sorted(unknown))}")
         return S3Store(parts.netloc, parts.path.strip("/"), spool, **options)
@@ -193,7 +194,7 @@ class LocalStore:
         sync_folder(final.parent)
 
     def _publish(self, path: Path, final: Path) -> None:
-        """Give the finished file its name, only if nobody has it: link(2) refuses an existing name, rename(2) does not."""
+        """Give the finished file its name if nobody has it: link(2) refuses an existing name, rename(2) does not."""
         with full_disk_is_store_full():
             try:
                 os.link(path, final)
@@ -283,7 +284,9 @@ class S3Store:
     """Objects in a bucket. Conditional writes are not portable (Ceph accepts a second one on a versioned bucket, Swift
     knows no If-Match), so nothing here is used as a lock: keys are random and the database row is the commit."""
 
-    def __init__(self, bucket: str, prefix: str, partial_dir: Path, *, endpoint: str = "", region: str = "us-east-1") -> None:
+    def __init__(
+        self, bucket: str, prefix: str, partial_dir: Path, *, endpoint: str = "", region: str = "us-east-1"
+    ) -> None:
         import obstore
         import obstore.exceptions
         import obstore.store
@@ -293,9 +296,17 @@ class S3Store:
         options: dict[str, Any] = {"region": region, "virtual_hosted_style_request": False}
         if endpoint:
             options["endpoint"] = endpoint
-        client = {"allow_http": endpoint.startswith("http://"), "connect_timeout": "10s", "read_timeout": "30s", "timeout": "300s"}
+        client: Any = {
+            "allow_http": endpoint.startswith("http://"),
+            "connect_timeout": "10s",
+            "read_timeout": "30s",
+            "timeout": "300s",
+        }
         self._bucket = obstore.store.S3Store(
-            bucket, prefix=prefix or None, client_options=client, **options,  # type: ignore[arg-type]
+            bucket,
+            prefix=prefix or None,
+            client_options=client,
+            **options,  # type: ignore[arg-type]
         )
         self.partial_dir = partial_dir
         partial_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -5,7 +5,10 @@ import re
 
 from myphr.ingest.formats import Identified, Rule
 
-_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<!--.{0,2000}?-->\s*)*<(?:!doctype\s+html|html|head|body|script|iframe|title)\b", re.IGNORECASE | re.DOTALL)
+_HTML = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<!--.{0,2000}?-->\s*)*<(?:!doctype\s+html|html|head|body|script|iframe|title)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 _CONTROL = frozenset(range(32)) - {9, 10, 12, 13, 27}
 
 

@@ -1,0 +1,296 @@
+"""Putting items into a record: seals a stream of bytes, finds its study and its duplicates, commits once.
+
+Needs the owner's public key only, so an upload, the worker and the files gateway can file without being able to open.
+Plaintext exists in one buffer of this process and never on disk. Called by ingest, jobs and the files gateway.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+
+from myphr.crypto import container, envelope
+from myphr.database import Database, new_id, now
+from myphr.errors import NotFound, RecordFull
+from myphr.people.models import Account
+from myphr.people.service_keys import ServiceKeys
+from myphr.records import summaries
+from myphr.records.models import Item, Study, Upload
+from myphr.records.opening import content_key, dek_context, group_key, id_bytes, seal_details, seal_summary
+from myphr.records.store import ObjectStore, SealedWriter
+from myphr.settings import Settings
+
+HEAD_BYTES = 256 * 1024  # enough for the headers of any DICOM image seen; a format is told by the first 64 KiB
+BLOCK_BYTES = 16 * container.CHUNK_BYTES
+NAME_CHARACTERS_MAX = 255
+PATH_CHARACTERS_MAX = 1024
+
+
+class RecordParts(Protocol):
+    """What this package needs of the portal (`myphr.portal.Portal` has it)."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def database(self) -> Database: ...
+    @property
+    def store(self) -> ObjectStore: ...
+    @property
+    def keys(self) -> ServiceKeys: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a file's first bytes say (`ingest.identify.describe`): format code, media type, the rule that told,
+    and the DICOM headers if it has any."""
+
+    format: str
+    media_type: str = "application/octet-stream"
+    rule: str = ""
+    headers: dict[str, Any] | None = None
+
+
+Describe = Callable[[bytes], Facts]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SealedFile:
+    """A container that is durable in the store but in no record yet."""
+
+    item_id: str
+    account_id: str
+    object_key: str
+    plain_bytes: int
+    sha256: bytes
+    dek: bytes = dataclasses.field(repr=False)
+    facts: Facts
+    name: str = dataclasses.field(repr=False)
+    path: str = dataclasses.field(repr=False)
+    source: str
+    source_id: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Filed:
+    """`duplicate`: the record had these very bytes already, `item` is the one it had, nothing was added."""
+
+    item: Item
+    duplicate: bool
+
+
+def object_key_of(item_id: str, version: int = 1) -> str:
+    """The store's name for an item's container."""
+    return f"{item_id}.{version}"
+
+
+def shown_name(text: str, most: int = NAME_CHARACTERS_MAX) -> str:
+    """A name or path as it may be kept and shown: without control and direction-changing characters, limited."""
+    kept = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: most * 2]).strip()
+    return kept if len(kept) <= most else kept[: most - 17] + "…" + kept[-16:]
+
+
+def check_room(db: Session, settings: Settings, account_id: str, more_bytes: int) -> None:
+    """Raises RecordFull if the record with its unfinished uploads and `more_bytes` passes its limit."""
+    held = db.exec(
+        select(func.coalesce(func.sum(Item.plain_bytes), 0)).where(
+            Item.account_id == account_id, Item.sealed_dek != b""
+        )
+    ).one()
+    coming = db.exec(
+        select(func.coalesce(func.sum(Upload.total_bytes), 0)).where(
+            Upload.account_id == account_id,
+            col(Upload.state).in_(("receiving", "writing", "finishing")),
+        )
+    ).one()
+    if held + coming + more_bytes > settings.record_bytes_max:
+        raise RecordFull()
+
+
+def file_sealed(
+    parts: RecordParts,
+    files: Sequence[SealedFile],
+    *,
+    owner_public_key: bytes,
+    also: Callable[[Session, list[Filed]], None] | None = None,
+) -> list[Filed]:
+    """Files durable containers into the record in one commit; `also` writes into the same commit (progress, upload
+    state). Byte-identical files of the same owner are reported as duplicates and their containers removed.
+
+    Safe to run again after a crash between the store and here: whoever lost the race for the same item id or the
+    same content gets the row that won. Raises NotFound for a closed account."""
+    ready = [(file, _rows(parts, file, owner_public_key)) for file in files]
+    with parts.database.write() as db:
+        for account_id in {file.account_id for file in files}:
+            # One filing at a time per record: PostgreSQL would otherwise let two identical files or studies in.
+            account = db.exec(select(Account).where(Account.id == account_id).with_for_update()).first()
+            if account is None or account.closed_at is not None:
+                raise NotFound("account")
+        filed = [_file_one(db, file, item, study) for file, (item, study) in ready]
+        if also is not None:
+            also(db, filed)
+    for file, result in zip(files, filed, strict=True):
+        if result.item.object_key != file.object_key:
+            parts.store.delete(file.object_key)
+    return filed
+
+
+def _rows(parts: RecordParts, file: SealedFile, owner_public_key: bytes) -> tuple[Item, Study | None]:
+    """The rows to insert, sealed ahead of the write lock: 0.4 ms of cipher work that nobody waits for."""
+    headers = file.facts.headers or {}
+    details = {
+        "name": shown_name(file.name) or "unnamed",
+        "path": shown_name(file.path, PATH_CHARACTERS_MAX),
+        "sha256": file.sha256.hex(),
+        "rule": file.facts.rule,
+        "headers": file.facts.headers,
+    }
+    item = Item(
+        id=file.item_id,
+        account_id=file.account_id,
+        object_key=file.object_key,
+        format=file.facts.format,
+        media_type=file.facts.media_type,
+        plain_bytes=file.plain_bytes,
+        content_key=content_key(parts.keys.index_key, file.account_id, file.sha256),
+        sealed_dek=envelope.seal_to(owner_public_key, file.dek, context=dek_context(file.item_id)),
+        sealed_details=seal_details(file.dek, file.item_id, details),
+        source=file.source,
+        source_id=file.source_id,
+    )
+    study_uid = headers.get("study_uid")
+    if not study_uid:
+        return item, None
+    study_id = new_id()
+    return item, Study(
+        id=study_id,
+        account_id=file.account_id,
+        group_key=group_key(parts.keys.index_key, file.account_id, str(study_uid)),
+        sealed_summary=seal_summary(owner_public_key, study_id, summaries.merge([headers])),
+    )
+
+
+def _file_one(db: Session, file: SealedFile, item: Item, fresh_study: Study | None) -> Filed:
+    same = db.exec(
+        select(Item).where(
+            Item.account_id == item.account_id,
+            Item.content_key == item.content_key,
+            col(Item.deleted_at).is_(None),
+        )
+    ).first()
+    if same is not None:
+        return Filed(same, duplicate=same.id != item.id)
+    if fresh_study is not None:
+        study = db.exec(
+            select(Study).where(Study.account_id == item.account_id, Study.group_key == fresh_study.group_key)
+        ).first()
+        if study is None:
+            study = fresh_study
+        study.items_count += 1
+        study.bytes_total += item.plain_bytes
+        study.changed_at = now()
+        study.deleted_at = None
+        db.add(study)
+        db.flush()
+        item.study_id = study.id
+    db.add(item)
+    db.flush()
+    return Filed(item, duplicate=False)
+
+
+class ItemWriter:
+    """Seals one file as it streams in. Write, then `finish`, or `abort`; as a context manager it aborts on an error.
+
+    `describe` is `ingest.identify.describe`: passed in, because records must not know formats."""
+
+    def __init__(
+        self,
+        parts: RecordParts,
+        account_id: str,
+        *,
+        owner_public_key: bytes,
+        source: str,
+        source_id: str | None,
+        describe: Describe,
+        bytes_max: int | None = None,
+    ) -> None:
+        self._parts = parts
+        self._account_id = account_id
+        self._owner_public_key = owner_public_key
+        self._source, self._source_id = source, source_id
+        self._describe = describe
+        self._bytes_max = parts.settings.upload_bytes_max if bytes_max is None else bytes_max
+        self.item_id = new_id()
+        self.duplicate = False
+        self.plain_bytes = 0
+        self._dek = container.new_dek()
+        self._sealer = container.ChunkSealer(self._dek, id_bytes(account_id), id_bytes(self.item_id))
+        self._hash = hashlib.sha256()
+        self._head = b""
+        self._held = bytearray()  # the last chunk must be sealed as such: something is always held back
+        self._object_key = object_key_of(self.item_id)
+        self._out: SealedWriter = parts.store.create(self._object_key)
+        self._out.write(self._sealer.header)
+
+    def write(self, plaintext: bytes | bytearray | memoryview) -> None:
+        """Append. Raises StoreFull, RecordFull above `bytes_max`; the writer is then aborted."""
+        self.plain_bytes += len(plaintext)
+        if self.plain_bytes > self._bytes_max:
+            self.abort()
+            raise RecordFull()
+        self._held += plaintext
+        if len(self._held) > BLOCK_BYTES:
+            size = (len(self._held) - 1) // BLOCK_BYTES * BLOCK_BYTES
+            block = bytes(self._held[:size])
+            del self._held[:size]
+            self._take(block, last=False)
+
+    def _take(self, plaintext: bytes, *, last: bool) -> None:
+        self._hash.update(plaintext)
+        if len(self._head) < HEAD_BYTES:
+            self._head += plaintext[: HEAD_BYTES - len(self._head)]
+        self._out.write(self._sealer.seal_chunks(plaintext, last))
+
+    def seal_up(self, name: str, path: str = "") -> SealedFile:
+        """Ends the container and makes it durable in the store; `file_sealed` then puts it into the record."""
+        try:
+            self._take(bytes(self._held), last=True)
+            self._held.clear()
+            self._out.commit()
+        except BaseException:
+            self.abort()
+            raise
+        return SealedFile(
+            item_id=self.item_id,
+            account_id=self._account_id,
+            object_key=self._object_key,
+            plain_bytes=self.plain_bytes,
+            sha256=self._hash.digest(),
+            dek=self._dek,
+            facts=self._describe(self._head),
+            name=name,
+            path=path,
+            source=self._source,
+            source_id=self._source_id,
+        )
+
+    def finish(self, name: str, path: str = "") -> Item:
+        """The item, durable and in its study when this returns. If the record had these very bytes already,
+        `duplicate` is set and the item it had is returned. Raises StoreFull, NotFound."""
+        [filed] = file_sealed(self._parts, [self.seal_up(name, path)], owner_public_key=self._owner_public_key)
+        self.duplicate = filed.duplicate
+        return filed.item
+
+    def abort(self) -> None:
+        """Leaves nothing behind. Harmless after finish."""
+        self._out.abort()
+        self._held.clear()
+
+    def __enter__(self) -> "ItemWriter":
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is not None:
+            self.abort()

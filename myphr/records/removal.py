@@ -1,0 +1,99 @@
+"""Taking items out of a record: first out of sight, then for good; and sweeping what belongs to no record.
+
+Out of sight can be undone for a while. For good means: the sealed bytes are deleted and the item's key is erased, so
+that a copy of the bytes in an old backup opens with nothing. Called by web and the scheduler's sweep.
+"""
+
+import datetime as dt
+from collections.abc import Iterable
+
+from sqlmodel import Session, col, select
+
+from myphr.audit import trail
+from myphr.audit.trail import Actor
+from myphr.database import Database, now
+from myphr.errors import NotFound
+from myphr.records.models import ArchiveTask, Item, Study, Upload
+from myphr.records.store import ObjectStore
+
+ORPHAN_SECONDS = 2 * 86_400  # longer than any upload lives, so that no step still on its way is taken for lost
+
+
+def remove_item(database: Database, account_id: str, item_id: str, actor: Actor) -> None:
+    """Out of sight at once. Raises NotFound."""
+    with database.write() as db:
+        item = db.get(Item, item_id)
+        if item is None or item.account_id != account_id or item.deleted_at is not None:
+            raise NotFound("item")
+        _hide(db, [item])
+        trail.record(db, "item-deleted", account_id=account_id, actor=actor, item=item_id)
+
+
+def remove_study(database: Database, account_id: str, study_id: str, actor: Actor) -> int:
+    """The study with all its items, out of sight at once; the number of items. Raises NotFound."""
+    with database.write() as db:
+        study = db.get(Study, study_id)
+        if study is None or study.account_id != account_id or study.deleted_at is not None:
+            raise NotFound("study")
+        items = db.exec(select(Item).where(Item.study_id == study_id, col(Item.deleted_at).is_(None))).all()
+        _hide(db, items)
+        trail.record(db, "study-deleted", account_id=account_id, actor=actor, study=study_id, items=len(items))
+    return len(items)
+
+
+def _hide(db: Session, items: Iterable[Item]) -> None:
+    for item in items:
+        item.deleted_at = now()
+        db.add(item)
+        if item.study_id is not None and (study := db.get(Study, item.study_id)) is not None:
+            study.items_count -= 1
+            study.bytes_total -= item.plain_bytes
+            study.changed_at = now()
+            if study.items_count == 0:
+                study.deleted_at = now()
+            db.add(study)
+
+
+def erase_removed(
+    database: Database, store: ObjectStore, older_than: dt.timedelta = dt.timedelta(0), account_id: str | None = None
+) -> int:
+    """Deletes for good what was taken out of sight `older_than` ago; the number of items. Safe to run twice and after
+    a crash at any point: the bytes go first, then the key, and an item whose key is left is done again."""
+    with database.read() as db:
+        query = select(Item).where(col(Item.deleted_at) <= now() - older_than, Item.sealed_dek != b"")
+        if account_id is not None:
+            query = query.where(Item.account_id == account_id)
+        items = db.exec(query).all()
+    for item in items:
+        store.delete(item.object_key)
+        with database.write() as db:
+            row = db.get(Item, item.id)
+            if row is not None:
+                row.sealed_dek = row.sealed_details = b""
+                row.content_key = ""
+                db.add(row)
+            for task in db.exec(select(ArchiveTask).where(ArchiveTask.item_id == item.id)):
+                task.dek_for_worker = None
+                db.add(task)
+    return len(items)
+
+
+def sweep_orphans(database: Database, store: ObjectStore, older_than_seconds: float = ORPHAN_SECONDS) -> int:
+    """Deletes objects that no item and no unfinished upload knows: left by a crash between the store and the
+    database. Returns how many."""
+    swept = 0
+    with database.read() as db:
+        known = set(db.exec(select(Item.object_key).where(Item.sealed_dek != b"")))
+        coming = set(db.exec(select(Upload.id).where(col(Upload.state).in_(("receiving", "writing", "finishing")))))
+    for stored in store.listing():
+        if (
+            stored.age_seconds >= older_than_seconds
+            and stored.key not in known
+            and stored.key.split(".")[0] not in coming
+        ):
+            with database.read() as db:  # filed since the list was made?
+                if db.exec(select(Item.id).where(Item.object_key == stored.key)).first() is not None:
+                    continue
+            store.delete(stored.key)
+            swept += 1
+    return swept
