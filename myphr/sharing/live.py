@@ -40,6 +40,7 @@ class Right:
 
     account_id: str
     vmid: int
+    node: str
     access: str
     ends_at: dt.datetime | None
 
@@ -70,7 +71,7 @@ def right(database: Database, *, vm_session_id: str, grant: str, visit: str | No
         if vm_session.ends_at is not None and vm_session.ends_at <= now:
             raise SessionOver("hard limit reached")
         ends = [moment for moment in (until, vm_session.ends_at) if moment is not None]
-        return Right(vm_session.account_id, machine.vmid, access, min(ends, default=None))
+        return Right(vm_session.account_id, machine.vmid, machine.node, access, min(ends, default=None))
 
 
 def _owner(
