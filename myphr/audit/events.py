@@ -98,6 +98,9 @@ _DECLARED = (
     Event("machine-destroyed", "The machine was destroyed with everything on its disk.", {**_VM, "machine": Kind.ID}),
     Event("results-saved", "{items:file} saved in the machine came into the record.",
           {**_VM, "items": Kind.COUNT, "bytes": Kind.COUNT}),
+    Event("folder-refused", "A machine asked for files that are not its own to see, and got none.",
+          {"machine": Kind.ID, "reason": Kind.CODE}),
+    Event("item-damaged", "A file was found damaged in storage and was not shown.", {**_VM, "item": Kind.ID}),
     # sharing
     Event("share-created", "{who} shared the screen.", {**_SHARE, "access": Kind.CODE, "passcode": Kind.FLAG,
                                                         "seconds": Kind.COUNT}),

@@ -91,13 +91,16 @@ class _OpenItems:
         except BaseException:
             opened.close()
             raise
-        surplus = opened
+        surplus: list[OpenItem] = []
         with self._lock:
-            if not self._closed and number not in self._idle:
+            if self._closed or number in self._idle:
+                surplus.append(opened)
+            else:
                 self._idle[number] = opened
-                surplus = self._idle.popitem(last=False)[1] if len(self._idle) > self._idle_max else None  # type: ignore[assignment]
-        if surplus is not None:
-            surplus.close()
+                if len(self._idle) > self._idle_max:
+                    surplus.append(self._idle.popitem(last=False)[1])
+        for item in surplus:
+            item.close()
 
     def close(self) -> None:
         with self._lock:

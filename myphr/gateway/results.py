@@ -25,9 +25,9 @@ _ROOT = 0
 
 
 class MakeItem(Protocol):
-    """Seals a result to its owner. `replaces` is the item made of an earlier state of the same file. Returns the id."""
+    """Seals a result to its owner. Returns the item's id; that of the item there is, if the bytes are the same."""
 
-    def __call__(self, path: str, chunks: Iterator[bytes], replaces: str | None) -> str: ...
+    def __call__(self, path: str, chunks: Iterator[bytes]) -> str: ...
 
 
 def _refuse(number: int) -> OSError:
@@ -435,6 +435,8 @@ class Results:
             node.touched()
             node.mtime_ns = record["at"]
         elif op == "item":
+            if node.item_id not in (None, record["item"]):
+                self.withdrawn.append(node.item_id)
             node.item_id, node.item_sha256, node.item_path = record["item"], record["sha256"], record["path"]
             if record.get("current", True) and record["path"] == node.path:
                 node.collected = node.revision
@@ -589,8 +591,10 @@ class Results:
             and (quiet_ns is None or (not file.writers and now - file.quiet_since_ns >= quiet_ns))
         ]  # fmt: skip
 
-    def collect(self, file: ResultsFile, make_item: MakeItem) -> bool:
-        """Make an item of the file as it stands. False when it changed meanwhile: try again later. Blocks."""
+    def collect(self, file: ResultsFile, make_item: MakeItem, withdraw_items: Callable[[list[str]], None]) -> bool:
+        """Make an item of the file as it stands. False when it changed meanwhile: try again later. Blocks.
+
+        Safe to run again after a crash at any point: the same bytes make the same item."""
         file.settle()
         revision, path, size = file.revision, file.path, file.sealed.size
         digest = hashlib.sha256()
@@ -600,8 +604,12 @@ class Results:
             sha256 = digest.hexdigest()
             # Written again with the same bytes under the same name: the item that is there says it all.
             if file.item_id is None or sha256 != file.item_sha256 or path != file.item_path:
-                item_id = make_item(f"results/{path}", self._chunks(file, revision, size), file.item_id)
+                if file.item_id is not None and sha256 == file.item_sha256 and not self._others_with(file):
+                    withdraw_items([file.item_id])  # renamed: the same bytes under the old name would be found again
+                item_id = make_item(f"results/{path}", self._chunks(file, revision, size))
                 with self.tree:
+                    if file.item_id not in (None, item_id):
+                        self.withdrawn.append(file.item_id)  # type: ignore[arg-type]
                     file.item_id, file.item_sha256, file.item_path = item_id, sha256, path
                     file.collected = revision
                     record = {"op": "item", "n": file.number, "item": item_id, "sha256": sha256, "path": path}
@@ -615,13 +623,17 @@ class Results:
         file.collected = revision
         return True
 
+    def _others_with(self, file: ResultsFile) -> bool:
+        return any(other.item_id == file.item_id for other in self.files() if other is not file)
+
     def withdraw(self, withdraw_items: Callable[[list[str]], None]) -> None:
         """Take back the items of files that were removed from results/ since. Blocks."""
         with self.tree:
             items = list(self.withdrawn)
+            kept = {file.item_id for file in self.files()}  # two files of the same bytes are one item
         if not items:
             return
-        withdraw_items(items)
+        withdraw_items([item for item in items if item not in kept])
         with self.tree:
             self.withdrawn = [item for item in self.withdrawn if item not in items]
             self.journal.append({"op": "withdrawn", "n": _ROOT, "items": items})
