@@ -2,7 +2,7 @@
 first run was cut off, without harm: the services drive by state and lease."""
 
 from jobs.portal import portal
-from myphr.machines import pool, reaper, vm_sessions
+from myphr.machines import pool, vm_sessions
 
 
 def start_vm_session(vm_session_id: str) -> None:
@@ -48,6 +48,3 @@ def refill_pool() -> None:
     pool.refill(portal())
 
 
-def sweep() -> None:
-    """One round of the reaper."""
-    reaper.sweep(portal())

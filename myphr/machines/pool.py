@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import redis
 from sqlalchemy import update
 from sqlmodel import col
 
@@ -25,6 +26,7 @@ STATUS_FILE = "/run/myphr/status.json"
 STATUS_BYTES_MAX = 16_384
 GUEST_STATES = ("waiting", "claimed", "mounted", "opening", "ready", "failed")
 CLONE_TRIES_MAX = 3
+NEWS_CHANNEL = "myphr:machines"
 
 Tick = Callable[[], None]
 log = logging.getLogger(__name__)
@@ -101,6 +103,15 @@ def _load(parts: Parts, machine_id: str) -> Machine:
 def _step(parts: Parts, machine: Machine, event: str, **values: Any) -> None:
     with parts.database.write() as db:
         move(db, machine, event, **values)
+    tell(parts, machine.id)
+
+
+def tell(parts: Parts, machine_id: str) -> None:
+    """News for the files gateway, which opens a door for each machine; it looks by itself every second anyway."""
+    try:
+        parts.redis.publish(NEWS_CHANNEL, machine_id)
+    except redis.exceptions.RedisError:
+        pass
 
 
 def _remember_task(parts: Parts, machine: Machine, task: str) -> None:

@@ -50,6 +50,7 @@ FIREWALL_SETTLES_SECONDS = 12  # Proxmox compiles firewall rules every 10 s: no 
 ISOLATION_SECONDS_MAX = 10
 RESULTS_SECONDS_MAX = 60  # how long an ending session waits for its results to be put into the record
 INPUT_KEY = "myphr:input:{}"
+RESULTS_KEY = "myphr:results:{}"  # set by the files gateway once the results of an ending session are safe
 _CHECK_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 STAGES = (
@@ -81,7 +82,7 @@ def request(
         id=new_id(), account_id=account_id, viewer=viewer.name, template=viewer.template, study_id=study_id,
         state=VM_SESSION.first, items_count=len(ids), owner_public_key=ring.public_key,
     )  # fmt: skip
-    secret = secrets.token_bytes(32)
+    secret = secrets.token_urlsafe(32).encode()  # 32 random bytes as 43 characters: what the guest will present
     vm_session.secret_sha256 = secret_sha256(secret)
     vm_session.secret_for_worker = envelope.seal_to(
         parts.keys.worker.public, secret, context=envelope.context_for("vm-secret", vm_session.id)
@@ -99,7 +100,7 @@ def request(
 
 
 def secret_sha256(secret: bytes) -> str:
-    """Hex, of the 32 bytes themselves (not of their base64url text)."""
+    """Hex, of the 43 characters as the guest presents them."""
     return hashlib.sha256(secret).hexdigest()
 
 
@@ -397,6 +398,7 @@ class _Start:
                 db, "vm-session-started", account_id=vm_session.account_id, actor=SYSTEM,
                 vm_session=vm_session.id, machine=machine.id,
             )  # fmt: skip
+        pool.tell(self.parts, machine.id)
         self.parts.queue.enqueue("jobs.machines.refill_pool")
 
     def _connect(self, vm_session: VmSession) -> None:
@@ -555,7 +557,7 @@ def claim(parts: Parts, vm_session: VmSession, machine: Machine) -> bytes:
         "vm_session": vm_session.id,
         "clock": int(time.time()),
         "entropy": base64.b64encode(secrets.token_bytes(64)).decode(),
-        "files": {"address": host, "port": port, "secret": base64.urlsafe_b64encode(secret).decode().rstrip("=")},
+        "files": {"address": host, "port": port, "secret": secret.decode()},
         "viewer": {"name": viewer.name, "command": list(viewer.command)},
         "open": ".",
     }
@@ -657,5 +659,15 @@ def _run_end(parts: Parts, vm_session_id: str, mine: lease.Lease) -> None:
 
 
 def _fetch_results(parts: Parts, vm_session: VmSession, mine: lease.Lease) -> None:
-    """Wait, within bounds, until the files gateway has put what the viewer saved into the record."""
-    # Filled in with the gateway's own sign that it is done; see docs/formats/folder.md.
+    """Wait, within bounds, until the files gateway says that what the viewer saved is in the record (or lies sealed
+    in its spool, where its owner's next sign-in finds it): docs/formats/folder.md."""
+    deadline = time.monotonic() + RESULTS_SECONDS_MAX
+    while time.monotonic() < deadline:
+        try:
+            if parts.redis.exists(RESULTS_KEY.format(vm_session.id)):
+                return
+        except redis.exceptions.RedisError:
+            pass  # being restarted: the gateway says it again
+        mine()
+        time.sleep(0.1)
+    log.warning("VM session %s: no word about its results; they stay in the spool", vm_session.id)

@@ -1,0 +1,58 @@
+"""The recurring round: whatever ran out, got lost or was forgotten. Each part stands alone: one that fails is logged
+and does not keep the others from their turn. Safe to run twice."""
+
+import logging
+from collections.abc import Callable
+
+from jobs.portal import portal
+from myphr.audit import trail
+from myphr.machines import reaper
+from myphr.people import login_sessions
+from myphr.portal import Portal
+from myphr.records import removal
+from myphr.sharing import mails, shares
+
+log = logging.getLogger(__name__)
+
+
+
+def sweep() -> None:
+    """Everything, every 15 seconds."""
+    run(portal())
+
+
+def run(parts: Portal) -> None:
+    _alone("machines", reaper.sweep, parts)
+    _alone("shares", shares.sweep, parts)
+    _alone("mails", mails.sweep, parts)
+    if _due(parts, "audit", 60):
+        _alone("audit", _anchor, parts)
+    if _due(parts, "login-sessions", 300):
+        _alone("login sessions", lambda parts: login_sessions.sweep(parts.database), parts)
+    if _due(parts, "uploads", 60):
+        _alone("uploads", _uploads, parts)
+    if _due(parts, "store", 3600):
+        _alone("store", lambda parts: removal.sweep_orphans(parts.database, parts.store), parts)
+
+
+def _due(parts: Portal, name: str, seconds: int) -> bool:
+    """True once in so many seconds, over all workers."""
+    return bool(parts.redis.set(f"myphr:swept:{name}", 1, nx=True, ex=seconds))
+
+
+def _alone(name: str, work: Callable[[Portal], object], parts: Portal) -> None:
+    try:
+        work(parts)
+    except Exception as error:  # the class only: a message may hold a path
+        log.error("sweep of %s: %s", name, type(error).__name__)
+
+
+def _anchor(parts: Portal) -> None:
+    """Keep the newest hash of the audit trail outside the database, so that a cut tail shows."""
+    trail.anchor(parts.database, parts.settings.home / "audit-head")
+
+
+def _uploads(parts: Portal) -> None:
+    from myphr.ingest import uploads
+
+    uploads.sweep(parts)
