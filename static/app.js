@@ -70,6 +70,23 @@
     document.querySelectorAll("form[data-sent]").forEach((form) => { delete form.dataset.sent; });
   });
 
+  /* Keys and touches on the live screen reach no page of ours: tell the portal now and then that somebody is here,
+     or it would sign them out in the middle of their work. */
+  function tell_presence() {
+    const element = document.querySelector("[data-activity]");
+    if (!element) return;
+    const token = JSON.parse(document.body.dataset.hxHeaders)["X-CSRF-Token"];
+    let told = Date.now();
+    const seen = () => {
+      if (Date.now() - told < 240000) return;
+      told = Date.now();
+      fetch(element.dataset.activity, { method: "POST", headers: { "X-CSRF-Token": token } }).catch(() => {});
+    };
+    for (const kind of ["pointerdown", "pointermove", "keydown", "wheel"]) {
+      window.addEventListener(kind, seen, { capture: true, passive: true });
+    }
+  }
+
   /* A share link carries its secret behind the "#", which no server and no log ever sees. It goes into the form. */
   function take_link_secret() {
     const field = document.getElementById("link-secret");
@@ -86,4 +103,5 @@
   document.addEventListener("htmx:load", (event) => prepare(event.detail.elt));
   prepare(document);
   take_link_secret();
+  tell_presence();
 })();
