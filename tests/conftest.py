@@ -1,10 +1,15 @@
 """Fixtures for all tests: a private Redis on a Unix socket, a portal below a fresh folder, and the cast in it."""
 
+import getpass
+import os
+import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +58,60 @@ def _wait_for_redis(url: str, process: subprocess.Popen) -> None:
             except redis.ConnectionError:
                 time.sleep(0.01)
     raise RuntimeError("redis-server did not start")
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The URL of a PostgreSQL cluster of this test run's own, on a Unix socket; skips where none is installed."""
+    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if not binaries:
+        pytest.skip("no PostgreSQL on this machine")
+    folder = Path(tempfile.mkdtemp(prefix="myphr-pg-"))
+    options: dict = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    user = getpass.getuser()
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        user = "nobody"
+        shutil.chown(folder, user)
+        options |= {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+    process = None
+    try:
+        subprocess.run([binaries[-1], "-D", folder / "data", "-A", "trust", "-U", user, "--no-sync", "-E", "UTF8",
+                        "--locale=C"], check=True, **options)
+        process = subprocess.Popen(
+            [binaries[-1].with_name("postgres"), "-D", folder / "data", "-k", folder, "-c", "listen_addresses=",
+             "-c", "fsync=off", "-c", "max_connections=60"], **options,
+        )
+        url = f"postgresql://{user}@/postgres?host={folder}"
+        _wait_for_postgresql(url, process)
+        yield url
+    finally:
+        if process:
+            process.send_signal(signal.SIGINT)  # "fast": does not wait for clients
+            process.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for_postgresql(url: str, process: subprocess.Popen) -> None:
+    import psycopg
+
+    while process.poll() is None:
+        try:
+            psycopg.connect(url).close()
+            return
+        except psycopg.OperationalError:
+            time.sleep(0.05)
+    raise RuntimeError("PostgreSQL did not start")
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str) -> str:
+    """A new, empty database on the private PostgreSQL."""
+    import psycopg
+
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgresql_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return postgresql_server.replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture

@@ -64,6 +64,8 @@ def record(db: Session, event: str, *, account_id: str | None, actor: Actor, **d
         raise ValueError("unknown kind of actor")
     if db.in_nested_transaction():
         raise ValueError("not inside a savepoint: it could be rolled back alone")
+    if not db.in_transaction():
+        db.begin()  # so that there is something whose rollback we hear of
     db.info.setdefault(_WAITING, []).append((now(), event, account_id, actor, canonical(details)))
 
 
