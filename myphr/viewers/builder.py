@@ -697,10 +697,12 @@ def build(name: str, out_dir: Path, report: Report = lambda line: None, *, refre
 def _complete(root: Root, recipe: Recipe, busybox: bytes) -> None:
     if recipe.keep:
         root.keep_only(recipe.keep)
-    for folder in ("dev", "proc", "sys", "run", "root", "etc", "home", "var/tmp", "usr/lib/myphr"):
+    for folder in ("dev", "proc", "sys", "run", "root", "etc", "home", "mnt", "usr/lib/myphr"):
         root.folder(folder)
     root.folder("tmp", 0o1777)
-    root.folder("data", 0o755, VIEWER_UID)
+    root.folder("var/tmp", 0o1777)
+    root.folder("mnt/data", 0o755, VIEWER_UID)
+    root.link("data", "mnt/data")
     root.folder("home/viewer", 0o700, VIEWER_UID)
     for where, source in recipe.programs.items():
         root.add(where, compile_static(source_of(recipe, source)), 0o755)
