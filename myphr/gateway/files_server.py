@@ -24,7 +24,7 @@ from myphr.gateway.files_access import Access
 from myphr.gateway.files_hub import Hub
 from myphr.machines import addresses
 from myphr.portal import Portal
-from myphr.settings import Settings
+from myphr.settings import Settings, load
 
 log = logging.getLogger("myphr.files")
 
@@ -203,8 +203,9 @@ def keep_memory_private() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def main(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT. Raises ConfigurationError."""
+def main() -> None:
+    """Serve until SIGTERM or SIGINT, as the environment says. Raises ConfigurationError."""
+    settings = load()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     keep_memory_private()
 
@@ -215,4 +216,3 @@ def main(settings: Settings) -> int:
         await serve(Portal(settings), stopped)
 
     uvloop.run(run())
-    return 0

@@ -210,9 +210,7 @@ class Core:
             return None
         kind, tag, body = frame
         with body:
-            if kind == wire.TVERSION:
-                return self._version(tag, wire.decode(kind, body))
-            if tag in self._outstanding or tag == wire.NO_TAG:
+            if kind != wire.TVERSION and (tag in self._outstanding or tag == wire.NO_TAG):
                 raise ProtocolError("tag in use")
             try:
                 if kind not in wire.KNOWN_TYPES:
@@ -220,6 +218,8 @@ class Core:
                         raise ProtocolError("a reply from a client")
                     raise _refuse(errno.EOPNOTSUPP)
                 request = wire.decode(kind, body)
+                if kind == wire.TVERSION:
+                    return self._version(tag, request)
                 if not self._agreed:
                     raise _refuse(errno.EIO)  # the guest of a restarted gateway: it mounts again
                 if kind == wire.TFLUSH:
