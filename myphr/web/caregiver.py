@@ -7,7 +7,8 @@ server log. One POST with secret and passcode earns a cookie that is good below 
 from flask import Blueprint, Response, g, jsonify, redirect, request, url_for
 
 from myphr.database import now
-from myphr.errors import PasscodeRefused, TooManyAttempts
+from myphr.errors import PasscodeRefused, PortalError, ShareClosed
+from myphr.people.models import Account
 from myphr.sharing import shares, tickets
 from myphr.web.devices import this_device
 from myphr.web.login import portal
@@ -25,21 +26,29 @@ def _cookie_settings(share_id: object) -> dict:
     }  # fmt: skip
 
 
+def _landing_page(share_id: object, secret: str = "", error: PortalError | None = None) -> Response:
+    return render_page(
+        "caregiver/landing.html", status=error.status if error else 200, share_id=share_id, secret=secret, error=error,
+        asks_passcode=shares.landing(portal(), str(share_id)),
+    )  # fmt: skip
+
+
 @blueprint.get("")
 @policy(ANYONE)
 def landing(share_id: object) -> Response:
-    """The same for every share, open or closed or never there: it tells a stranger nothing."""
-    return render_page("caregiver/landing.html", share_id=share_id, secret="", error=None)
+    """The same for a share that is open, closed or never was: it tells a stranger nothing."""
+    return _landing_page(share_id)
 
 
 @blueprint.post("/open")
 @policy(ANYONE)
 def open_share(share_id: object) -> Response:
     secret = request.form.get("secret", "")
+    passcode = "".join(request.form.get("passcode", "").split())  # people write 123 456
     try:
-        cookie = shares.open_link(portal(), str(share_id), secret, request.form.get("passcode", ""), device=this_device())
-    except (PasscodeRefused, TooManyAttempts) as error:
-        return render_page("caregiver/landing.html", status=error.status, share_id=share_id, secret=secret, error=error)
+        cookie = shares.open_link(portal(), str(share_id), secret, passcode, device=this_device())
+    except PasscodeRefused as error:
+        return _landing_page(share_id, secret, error)
     answer: Response = redirect(url_for("caregiver.screen", share_id=share_id), 303)  # type: ignore[assignment]
     answer.set_cookie(COOKIE, cookie, **_cookie_settings(share_id))
     return answer
@@ -49,7 +58,11 @@ def open_share(share_id: object) -> Response:
 @policy(VISITOR)
 def screen(share_id: object) -> Response:
     visit: Visit = g.visit
-    return render_page("caregiver/screen.html", share=visit.share, owner_name=shares.owner_name(portal(), visit.share))
+    with portal().database.read() as db:
+        owner = db.get(Account, visit.share.account_id)
+    if owner is None:
+        raise ShareClosed
+    return render_page("caregiver/screen.html", share=visit.share, owner_name=owner.name)
 
 
 @blueprint.post("/ticket")
@@ -74,7 +87,7 @@ def state(share_id: object) -> Response:
 @blueprint.post("/leave")
 @policy(VISITOR)
 def leave(share_id: object) -> Response:
-    shares.leave(portal(), g.visit.visit.id)
+    """The cookie is taken back; the screen closes with the page. The link still works, until its owner closes it."""
     answer = render_page("caregiver/left.html")
     answer.delete_cookie(COOKIE, **_cookie_settings(share_id))
     return answer

@@ -21,7 +21,7 @@ from myphr.errors import (
     WrongMethod,
 )
 from myphr.web.policy import policies_of
-from myphr.web.rendering import wants_fragment
+from myphr.web.rendering import render_fragment, wants_fragment
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +71,13 @@ def _answer(app: Flask, error: PortalError) -> Response:
         return _to_sign_in()
     if wants_fragment():
         return _fragment(app, error)
-    page = "errors/share_closed.html" if request.path.startswith("/s/") and error.status in (404, 410) else "errors/error.html"
+    page = "errors/share_closed.html" if _is_share_closed(error) else "errors/error.html"
     return make_response(render_template(page, error=error), error.status)
+
+
+def _is_share_closed(error: PortalError) -> bool:
+    """Whoever comes by a link is told whom to ask, and the same for a closed, an expired and a wrong link."""
+    return request.path.startswith("/s/") and error.status in (404, 410)
 
 
 def _to_sign_in() -> Response:
@@ -86,7 +91,11 @@ def _to_sign_in() -> Response:
 
 
 def _fragment(app: Flask, error: PortalError) -> Response:
-    answer = make_response(render_template("errors/fragment.html", error=error), error.status)
+    if _is_share_closed(error):
+        body = render_fragment("errors/share_closed.html", "closed", error=error)
+    else:
+        body = render_template("errors/fragment.html", error=error)
+    answer = make_response(body, error.status)
     if not _is_poll(app):
         answer.headers["HX-Retarget"] = "#notice"
         answer.headers["HX-Reswap"] = "innerHTML"

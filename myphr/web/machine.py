@@ -20,6 +20,7 @@ from myphr.records.items import ItemView
 from myphr.records.models import Item
 from myphr.sharing import live, shares, tickets
 from myphr.sharing.models import Share
+from myphr.sharing.shares import ShareView
 from myphr.viewers import catalogue
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, SIGNED_IN_POLL, policy
@@ -90,7 +91,7 @@ def _watching(view: VmSessionView) -> str:
         watchers = live.presence(portal().redis, view.id)
     except redis.RedisError:
         return "Who is watching is not known at the moment."
-    emails = {share.id: share.email for share in _shares(view.id)}
+    emails = {line.share.id: line.share.email for line in _shares(view.id)}
     mine = f"owner:{this_login().login_session.id}"
     others = [
         "you on another device" if watcher.grant.startswith("owner:")
@@ -100,8 +101,8 @@ def _watching(view: VmSessionView) -> str:
     return f"Watching now: you and {joined(list(dict.fromkeys(others)))}." if others else "Only you are watching."
 
 
-def _shares(vm_session_id: str) -> list[Share]:
-    return list(shares.list_for(portal(), this_login(), vm_session_id))
+def _shares(vm_session_id: str) -> list[ShareView]:
+    return shares.list_for(portal(), this_login(), vm_session_id)
 
 
 def _results(view: VmSessionView) -> list[ItemView]:
@@ -247,8 +248,15 @@ class JustShared:
     passcode: str | None
 
 
-def share_words(share: Share) -> str:
-    return "They have opened it." if share.first_opened_at else "Not opened yet."
+def share_words(line: ShareView) -> str:
+    """Where this share stands, in one sentence."""
+    if line.watching:
+        return "Watching now."
+    if line.share.first_opened_at:
+        return "They have opened it and are not watching now."
+    if line.mail == "failed":
+        return "The mail could not be sent. Check the address, stop this one and share again."
+    return "Not opened yet." if line.mail == "sent" else "The mail is on its way."
 
 
 def _sharing_context(
@@ -258,7 +266,7 @@ def _sharing_context(
     return {
         "view": view, "form": form or ShareForm(), "error": error, "shared": shared,
         "durations": [seconds for seconds in SHARE_SECONDS if seconds <= limit],
-        "share_rows": [share for share in _shares(view.id) if share.closed_at is None and share.expires_at > now()],
+        "share_rows": [line for line in _shares(view.id) if line.is_open and line.share.expires_at > now()],
         "share_words": share_words,
     }  # fmt: skip
 

@@ -7,7 +7,7 @@ import dataclasses
 
 from flask import request
 
-from myphr.errors import ShareClosed
+from myphr.errors import NotFound, ShareClosed
 from myphr.sharing import shares
 from myphr.sharing.models import Share, ShareVisit
 from myphr.web.login import portal
@@ -26,7 +26,10 @@ def load_visit(share_id: object) -> Visit:
     cookie = request.cookies.get(COOKIE)
     if not cookie:
         raise ShareClosed
-    share, visit = shares.resolve_visit(portal(), cookie)
+    try:
+        share, visit = shares.resolve_visit(portal(), cookie)
+    except NotFound:
+        raise ShareClosed from None
     if share.id != str(share_id):
         raise ShareClosed
     return Visit(share, visit)
