@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from myphr.errors import ContainerError
+from myphr.errors import PortalError
 from myphr.gateway import ninep
 from myphr.gateway import ninep_wire as wire
 
@@ -169,7 +169,7 @@ class ReadHandle:
                 raise
             reading.damaged(source.item_id)
             raise OSError(errno.EIO, "refused") from None
-        except ContainerError:
+        except PortalError:  # changed in storage, or gone from it
             reading.damaged(source.item_id)
             raise OSError(errno.EIO, "refused") from None
         if len(found) != length:
