@@ -98,12 +98,14 @@ def seal_summary(public_key: bytes, study_id: str, summary: dict[str, Any]) -> b
 
 
 @dataclasses.dataclass(frozen=True)
-class _OfItem:
+class ItemPlace:
+    """Where one item's bytes are, without its row."""
+
     item_id: str
     account_id: str
     object_key: str
     plain_bytes: int
-    version: int
+    version: int = 1
 
 
 class OpenItem:
@@ -181,7 +183,7 @@ def open_item(store: ObjectStore, item: "Item | Openable", dek: bytes) -> OpenIt
     source: Openable = (
         item
         if not isinstance(item, Item)
-        else _OfItem(item.id, item.account_id, item.object_key, item.plain_bytes, item.version)
+        else ItemPlace(item.id, item.account_id, item.object_key, item.plain_bytes, item.version)
     )
     reader = store.open(source.object_key)
     try:

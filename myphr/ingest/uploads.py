@@ -1,0 +1,726 @@
+"""Uploads on their way in: tus 1.0 without HTTP (create, append, progress, terminate), sealed as they stream.
+
+The key of an upload is wrapped under a token that only the client's URL carries, so a stopped upload opens for nobody
+else. No chunk number of one key is ever sealed twice: before the first chunk of a PATCH the row is durably marked
+`writing`; whoever finds that mark and no living writer cannot know what was sealed, and goes on under a fresh salt
+(docs/decisions/0131-resumed-uploads.md). Called by `web/uploads.py`.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import datetime as dt
+import errno
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import queue
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlmodel import Session, col, select
+
+from myphr.audit import trail
+from myphr.audit.trail import Actor
+from myphr.crypto import container, envelope
+from myphr.database import new_id, now
+from myphr.errors import (
+    ContainerError,
+    EnvelopeError,
+    NotFound,
+    StoreFull,
+    UploadConflict,
+    UploadRefused,
+    UploadTooLarge,
+)
+from myphr.ingest import archives, identify
+from myphr.people.models import StoredKeyRing
+from myphr.records.filing import Filed, SealedFile, check_room, file_sealed, object_key_of
+from myphr.records.items import HEAD_BYTES, ItemWriter
+from myphr.records.models import Upload
+from myphr.records.opening import ItemPlace, id_bytes, open_item
+from myphr.records.store import full_disk_is_store_full, sync_folder, write_all
+
+BLOCK_BYTES = 16 * container.CHUNK_BYTES  # what is received, hashed, sealed and written at once
+BLOCKS_IN_FLIGHT = 3
+CHECKPOINT_BYTES = 64 * 1024**2  # at most this much is sent again after a kill -9 ...
+CHECKPOINT_SECONDS = 5.0  # ... or this many seconds' worth
+WHOLE_BYTES_MAX = 4 * BLOCK_BYTES  # files up to here that come with their creation need no row and no second request
+QUIET_SECONDS_MAX = 60.0  # a connection that says nothing for so long is gone
+LET_GO_SECONDS = 5.0  # how long a second request waits for the first to let go
+FINISHED_KEPT = dt.timedelta(days=2)  # a finished upload still answers "all there" so long
+FREE_BYTES_MIN = 256 * 1024**2  # left for the database, which must still be able to say what is there
+
+# (state, event) -> state. `writing` is the durable mark that chunks beyond `durable_bytes` may have been sealed.
+TRANSITIONS = {
+    ("receiving", "claim"): "writing",
+    ("writing", "claim"): "writing",
+    ("writing", "release"): "receiving",
+    ("writing", "complete"): "finishing",
+    ("finishing", "filed"): "finished",
+    ("receiving", "abandon"): "abandoned",
+    ("writing", "abandon"): "abandoned",
+    ("finishing", "abandon"): "abandoned",
+}
+UNFINISHED = ("receiving", "writing", "finishing")
+
+
+class Body(Protocol):
+    """The bytes of one request, as the web server hands them over."""
+
+    length: int | None  # as declared; None if the client did not say
+
+    def receive(self, buffer: memoryview) -> int | None:
+        """Bytes received; 0 at the end of the body or when the connection is lost; None if nothing came for a while
+        (so that the caller can look around)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What the client may know. `offset`: bytes that survive any crash. `item_id`: once it is in the record."""
+
+    upload_id: str
+    offset: int
+    total: int
+    expires_at: dt.datetime
+    item_id: str | None = None
+    duplicate: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What the client said of the file: size in bytes, name, path below the dropped folder, type. Only the size
+    is believed."""
+
+    total: int
+    name: str = dataclasses.field(repr=False)
+    path: str = dataclasses.field(default="", repr=False)
+
+
+def _move(upload: Upload, event: str) -> None:
+    try:
+        upload.state = TRANSITIONS[upload.state, event]
+    except KeyError:
+        raise UploadConflict(f"no {event} while {upload.state}") from None
+    upload.changed_at = now()
+
+
+def _dek_context(upload_id: str) -> bytes:
+    return envelope.context_for("upload-dek", upload_id)
+
+
+class Uploads:
+    """All uploads of one process. Safe for many threads; several processes may share the folder and the database."""
+
+    def __init__(self, parts: archives.IngestParts) -> None:
+        self._parts = parts
+        self._settings = parts.settings
+        # SHA-256 so far, by upload: the state of a hash cannot be stored, so after a restart it is made anew from the
+        # sealed file at the end. Bounded: an evicted one costs a second reading, nothing else.
+        self._hashes: collections.OrderedDict[str, tuple[int, Any]] = collections.OrderedDict()
+        self._hashes_guard = threading.Lock()
+
+    # -- the four requests of tus -----------------------------------------------------------------
+    def create(self, account_id: str, wish: Wish) -> tuple[Progress, str]:
+        """A new upload and its token (the client's URL must carry it; it is not kept here).
+
+        Raises UploadRefused for an empty file, UploadTooLarge, RecordFull, StoreFull."""
+        self._check_wish(wish)
+        token = secrets.token_urlsafe(32)
+        dek = container.new_dek()
+        upload_id = new_id()
+        metadata = json.dumps({"name": wish.name, "path": wish.path}).encode()
+        row = Upload(
+            id=upload_id, account_id=account_id, token_sha256=_hash_of(token), total_bytes=wish.total,
+            wrapped_dek=envelope.wrap(_token_key(token, upload_id), dek, context=_dek_context(upload_id)),
+            sealed_metadata=envelope.wrap(_metadata_key(dek), metadata, context=upload_id.encode()),
+            salt=secrets.token_bytes(container.SALT_BYTES), expires_at=self._expiry(),
+        )  # fmt: skip
+        with self._parts.database.write() as db:
+            check_room(db, self._settings, account_id, wish.total)
+            db.add(row)
+        return _progress(row), token
+
+    def receive_whole(self, account_id: str, wish: Wish, body: Body) -> Progress | None:
+        """A small file that comes complete with its creation: one sealed object, one commit. None if the connection
+        broke before the end (nothing is kept; the client starts over, as it never learned an address).
+
+        Raises what `create` raises."""
+        self._check_wish(wish)
+        with self._parts.database.read() as db:
+            check_room(db, self._settings, account_id, wish.total)
+        owner_public_key = self._owner_public_key(account_id)
+        buffer = memoryview(bytearray(wish.total))
+        filled = 0
+        quiet_since = time.monotonic()
+        while filled < wish.total:
+            got = body.receive(buffer[filled:])
+            if got is None:
+                if time.monotonic() - quiet_since > QUIET_SECONDS_MAX:
+                    return None
+                continue
+            if got == 0:
+                return None
+            filled += got
+            quiet_since = time.monotonic()
+        writer = ItemWriter(
+            self._parts, account_id, owner_public_key=owner_public_key, source="upload", source_id=None,
+            describe=identify.describe,
+        )  # fmt: skip
+        with writer:
+            writer.write(buffer)
+            sealed = writer.seal_up(wish.name, wish.path)
+        [filed] = self._file(sealed, owner_public_key, upload_id=None)
+        return Progress(sealed.item_id, wish.total, wish.total, self._expiry(), filed.item.id, filed.duplicate)
+
+    def progress(self, account_id: str, upload_id: str, token: str) -> Progress:
+        """How far it is; asks a request that still writes to let go, and ends what was complete but not filed.
+
+        Raises NotFound for a wrong token, another account or an upload that is gone; UploadConflict if the other
+        request does not let go."""
+        row, dek = self._load(account_id, upload_id, token)
+        if dek is None:
+            return _progress(row, self._duplicate_of(row))
+        with self._alone(upload_id):
+            row, dek = self._load(account_id, upload_id, token)
+            if row.state == "finishing" and dek is not None:
+                return self._finish(row, dek)
+        return _progress(row, self._duplicate_of(row))
+
+    def append(self, account_id: str, upload_id: str, token: str, offset: int, body: Body) -> Progress:
+        """Takes the body from `offset` on; the offset of the answer is durable. When the file is complete it is in
+        the record.
+
+        Raises NotFound as `progress`; UploadConflict for another offset than ours or a second writer; UploadTooLarge
+        for more than was announced; UploadRefused for a piece so small that nothing of it could be kept; StoreFull."""
+        with self._alone(upload_id, known_to=lambda: self._load(account_id, upload_id, token)):
+            row, dek = self._load(account_id, upload_id, token)
+            if offset != row.durable_bytes or dek is None:
+                if dek is None and offset == row.total_bytes and body.length in (0, None):
+                    return _progress(row, self._duplicate_of(row))
+                raise UploadConflict()
+            if body.length is not None and body.length > row.total_bytes - offset:
+                raise UploadTooLarge()
+            if row.state != "finishing":
+                if body.length == 0 and offset < row.total_bytes:
+                    return _progress(row)
+                row = self._receive(row, dek, body)
+            return self._finish(row, dek) if row.state == "finishing" else _progress(row)
+
+    def terminate(self, account_id: str, upload_id: str, token: str) -> None:
+        """Forget the upload and what came of it. Raises NotFound, also once it is in the record."""
+        row, dek = self._load(account_id, upload_id, token)
+        if dek is None:
+            raise NotFound("upload")
+        with self._alone(upload_id):
+            self._abandon(row.id)
+
+    def sweep(self) -> int:
+        """Forget uploads that ran out, rows long finished and files of no upload. Returns how many uploads ran out."""
+        swept = 0
+        with self._parts.database.read() as db:
+            over = db.exec(select(Upload.id).where(col(Upload.state).in_(UNFINISHED), Upload.expires_at < now())).all()
+        for upload_id in over:
+            with contextlib.suppress(UploadConflict), self._alone(upload_id, wait_seconds=0):
+                self._abandon(upload_id)
+                swept += 1
+        with self._parts.database.write() as db:
+            old = select(Upload).where(
+                col(Upload.state).in_(("finished", "abandoned")), Upload.changed_at < now() - FINISHED_KEPT
+            )
+            for row in db.exec(old):
+                db.delete(row)
+            known = set(db.exec(select(Upload.id).where(col(Upload.state).in_(UNFINISHED))))
+        limit = time.time() - self._settings.upload_seconds_max - 3600
+        for path in self._parts.store.partial_dir.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if path.name.split(".")[0] not in known and path.stat().st_mtime < limit:
+                    path.unlink()
+        return swept
+
+    # -- receiving --------------------------------------------------------------------------------
+    def _receive(self, row: Upload, dek: bytes, body: Body) -> Upload:
+        """Claim, stream, checkpoint, release. Ends with a row in `receiving` or `finishing`; on an error it stays
+        `writing`, so that the next request rolls the salt."""
+        dirty = row.state == "writing"
+        row = self._update(row, "claim")
+        path = self._path(row)
+        start = row.durable_bytes
+        if dirty or (start and _size(path) != container.chunk_offset(start // container.CHUNK_BYTES)):
+            row = self._roll(row, dek) if start else self._start_over(row)
+            path, start = self._path(row), row.durable_bytes
+        sealer = container.ChunkSealer(
+            dek, id_bytes(row.account_id), id_bytes(row.id), salt=row.salt, first_index=start // container.CHUNK_BYTES
+        )
+        with full_disk_is_store_full():
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if start == 0:
+                write_all(fd, sealer.header)
+                sync_folder(path.parent)
+            os.lseek(fd, 0, os.SEEK_END)
+            stream = _Stream(row.total_bytes, start, sealer, fd, self._hash_at(row.id, start))
+            for durable in stream.run(body, self._let_go_path(row.id)):
+                row = self._update(row, None, durable)
+            if stream.position == row.total_bytes:
+                row = self._update(row, "complete", stream.position)
+            else:
+                row = self._update(row, "release", stream.position)
+            self._keep_hash(row.id, stream.position, stream.hash)
+        finally:
+            os.close(fd)
+        if stream.too_much:
+            raise UploadTooLarge()
+        if stream.let_go and row.state == "receiving":
+            raise UploadConflict("let go for another request")
+        if stream.ended_well and row.state == "receiving" and stream.position == start:
+            raise UploadRefused(reason="it comes in pieces that are too small; pieces need at least 64 KiB")
+        return row
+
+    def _roll(self, row: Upload, dek: bytes) -> Upload:
+        """Seal the committed part anew under a fresh salt: chunks beyond it may have been sealed and lost, and a
+        second plaintext under their key and nonce would give both away. Costs about a second per GB, only after
+        a crash."""
+        old_path = self._path(row)
+        salt = secrets.token_bytes(container.SALT_BYTES)
+        owner, item = id_bytes(row.account_id), id_bytes(row.id)
+        sealer = container.ChunkSealer(dek, owner, item, salt=salt)
+        new_path = self._path(row, salt)
+        digest = hashlib.sha256()
+        try:
+            old = os.open(old_path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return self._start_over(row)
+        new = -1
+        try:
+            header = os.pread(old, container.HEADER_BYTES, 0)
+            opener = container.ChunkOpener(dek, header, owner, item)
+            with full_disk_is_store_full():
+                new = os.open(new_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            write_all(new, sealer.header)
+            at, end = container.HEADER_BYTES, container.chunk_offset(row.durable_bytes // container.CHUNK_BYTES)
+            index = 0
+            step = 16 * container.SEALED_CHUNK_BYTES
+            while at < end:
+                sealed = os.pread(old, min(step, end - at), at)
+                plain = opener.open_chunks(index, sealed, last=False)
+                digest.update(plain)
+                write_all(new, sealer.seal_chunks(plain, last=False))
+                at += len(sealed)
+                index += len(sealed) // container.SEALED_CHUNK_BYTES
+            os.fdatasync(new)
+            sync_folder(new_path.parent)
+        except ContainerError:
+            new_path.unlink(missing_ok=True)  # the disk lost what it had acknowledged: the client sends it again
+            return self._start_over(row)
+        except BaseException:
+            new_path.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(old)
+            if new >= 0:
+                os.close(new)
+        row = self._update(row, None, salt=salt)
+        old_path.unlink(missing_ok=True)
+        self._keep_hash(row.id, row.durable_bytes, digest)
+        return row
+
+    def _start_over(self, row: Upload) -> Upload:
+        """Nothing committed: a fresh salt and an empty file."""
+        old_path = self._path(row)
+        row = self._update(row, None, 0, salt=secrets.token_bytes(container.SALT_BYTES))
+        old_path.unlink(missing_ok=True)
+        return row
+
+    # -- finishing --------------------------------------------------------------------------------
+    def _finish(self, row: Upload, dek: bytes) -> Progress:
+        """From a complete sealed file to an item. Each step may be done twice: a kill -9 anywhere leaves a row in
+        `finishing`, and the client's next request ends it."""
+        key = object_key_of(row.id)
+        self._parts.store.adopt(self._path(row), key)
+        head, digest = self._facts(row, dek, key)
+        metadata = json.loads(envelope.unwrap(_metadata_key(dek), row.sealed_metadata, context=row.id.encode()))
+        sealed = SealedFile(
+            item_id=row.id, account_id=row.account_id, object_key=key, plain_bytes=row.total_bytes, sha256=digest,
+            dek=dek, facts=identify.describe(head), name=metadata["name"], path=metadata["path"], source="upload",
+            source_id=row.id,
+        )  # fmt: skip
+        [filed] = self._file(sealed, self._owner_public_key(row.account_id), upload_id=row.id)
+        with contextlib.suppress(FileNotFoundError):
+            self._lock_path(row.id).unlink()
+        return Progress(row.id, row.total_bytes, row.total_bytes, row.expires_at, filed.item.id, filed.duplicate)
+
+    def _file(self, sealed: SealedFile, owner_public_key: bytes, upload_id: str | None) -> list[Filed]:
+        task_ids: list[str] = []
+
+        def also(db: Session, filed: list[Filed]) -> None:
+            [one] = filed
+            if upload_id is not None:
+                row = db.get(Upload, upload_id)
+                if row is None or row.state == "finished":
+                    return
+                _move(row, "filed")
+                row.item_id, row.wrapped_dek, row.sealed_metadata = one.item.id, None, b""
+                row.expires_at = now() + FINISHED_KEPT
+                db.add(row)
+            if one.duplicate:
+                return
+            trail.record(
+                db, "item-uploaded", account_id=sealed.account_id, actor=Actor("patient", sealed.account_id),
+                item=one.item.id, bytes=sealed.plain_bytes,
+            )  # fmt: skip
+            if one.item.format in archives.FORMATS:
+                task_ids.append(archives.ask(db, self._parts.keys.worker.public, one.item, sealed.dek))
+
+        filed = file_sealed(self._parts, [sealed], owner_public_key=owner_public_key, also=also)
+        for task_id in task_ids:
+            archives.enqueue(self._parts, task_id)
+        return filed
+
+    def _facts(self, row: Upload, dek: bytes, key: str) -> tuple[bytes, bytes]:
+        """(first bytes, SHA-256) of the stored file. Reads it whole only if this process did not see all of it."""
+        source = ItemPlace(row.id, row.account_id, key, row.total_bytes)
+        opened = open_item(self._parts.store, source, dek)
+        try:
+            head = opened.read_at(0, HEAD_BYTES)
+            digest = self._hash_at(row.id, row.total_bytes)
+            if digest is None:
+                digest = hashlib.sha256()
+                buffer = memoryview(bytearray(BLOCK_BYTES))
+                at = 0
+                while at < row.total_bytes:
+                    got = opened.read_into(at, buffer)
+                    digest.update(buffer[:got])
+                    at += got
+            return head, digest.digest()
+        finally:
+            opened.close()
+
+    # -- rows and files ---------------------------------------------------------------------------
+    def _check_wish(self, wish: Wish) -> None:
+        if wish.total <= 0:
+            raise UploadRefused(reason="the file is empty")
+        if wish.total > min(self._settings.upload_bytes_max, container.PLAIN_BYTES_MAX):
+            raise UploadTooLarge()
+        if shutil.disk_usage(self._parts.store.partial_dir).free < wish.total + FREE_BYTES_MIN:
+            raise StoreFull()
+
+    def _expiry(self) -> dt.datetime:
+        return now() + dt.timedelta(seconds=self._settings.upload_seconds_max)
+
+    def _load(self, account_id: str, upload_id: str, token: str) -> tuple[Upload, bytes | None]:
+        """The row and its key (None once finished). Raises NotFound: one answer for all that is not this client's."""
+        with self._parts.database.read() as db:
+            row = db.get(Upload, upload_id)
+        if (
+            row is None or row.account_id != account_id or row.state == "abandoned" or row.expires_at < now()
+            or not hmac.compare_digest(row.token_sha256, _hash_of(token))
+        ):  # fmt: skip
+            raise NotFound("upload")
+        if row.wrapped_dek is None:
+            return row, None
+        try:
+            return row, envelope.unwrap(_token_key(token, upload_id), row.wrapped_dek, context=_dek_context(upload_id))
+        except EnvelopeError:
+            raise NotFound("upload") from None
+
+    def _update(self, row: Upload, event: str | None, durable: int | None = None, salt: bytes | None = None) -> Upload:
+        """One durable change of the row. Raises UploadConflict if it is gone or no longer unfinished."""
+        with self._parts.database.write() as db:
+            current = db.get(Upload, row.id)
+            if current is None or current.state not in UNFINISHED:
+                raise UploadConflict("the upload is over")
+            if event is not None:
+                _move(current, event)
+            if durable is not None:
+                current.durable_bytes = durable
+                current.expires_at = self._expiry()
+            if salt is not None:
+                current.salt = salt
+            db.add(current)
+        return current
+
+    def _abandon(self, upload_id: str) -> None:
+        with self._parts.database.write() as db:
+            row = db.get(Upload, upload_id)
+            if row is None or row.state not in UNFINISHED:
+                return
+            finishing = row.state == "finishing"
+            _move(row, "abandon")
+            row.wrapped_dek, row.sealed_metadata = None, b""
+            db.add(row)
+        for path in self._parts.store.partial_dir.glob(f"{upload_id}.*"):
+            path.unlink(missing_ok=True)
+        if finishing:
+            self._parts.store.delete(object_key_of(upload_id))
+
+    def _owner_public_key(self, account_id: str) -> bytes:
+        with self._parts.database.read() as db:
+            ring = db.get(StoredKeyRing, account_id)
+        if ring is None:
+            raise NotFound("key ring")
+        return ring.public_key
+
+    def _duplicate_of(self, row: Upload) -> bool:
+        return row.item_id is not None and row.item_id != row.id
+
+    def _path(self, row: Upload, salt: bytes | None = None) -> Path:
+        """The sealed file so far. Named by its salt, so that a roll is one update of the row."""
+        return self._parts.store.partial_dir / f"{row.id}.{(salt or row.salt)[:8].hex()}"
+
+    def _lock_path(self, upload_id: str) -> Path:
+        return self._parts.store.partial_dir / f"{upload_id}.lock"
+
+    def _let_go_path(self, upload_id: str) -> Path:
+        return self._parts.store.partial_dir / f"{upload_id}.let-go"
+
+    @contextlib.contextmanager
+    def _alone(self, upload_id: str, *, known_to: Any = None, wait_seconds: float = LET_GO_SECONDS) -> Iterator[None]:
+        """One request at a time per upload, in all processes: a kernel lock, which a kill -9 releases. The holder is
+        asked to let go, because it is usually a connection that the client gave up long ago."""
+        if known_to is not None:
+            known_to()  # a stranger must not be able to make lock files or disturb a writer
+        lock_path, let_go = self._lock_path(upload_id), self._let_go_path(upload_id)
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            with full_disk_is_store_full():
+                fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _same_file(fd, lock_path):
+                    break
+                os.close(fd)  # the one before finished and removed the lock: take the new one
+                continue
+            except OSError as error:
+                os.close(fd)
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise
+            if time.monotonic() >= deadline:
+                raise UploadConflict("another request is writing")
+            let_go.touch(0o600)
+            time.sleep(0.05)
+        let_go.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if not self._any_file(upload_id):
+                    lock_path.unlink()
+            os.close(fd)
+
+    def _any_file(self, upload_id: str) -> bool:
+        with self._parts.database.read() as db:
+            row = db.get(Upload, upload_id)
+        return row is not None and row.state in UNFINISHED
+
+    def _hash_at(self, upload_id: str, position: int) -> Any:
+        if position == 0:
+            return hashlib.sha256()
+        with self._hashes_guard:
+            at, digest = self._hashes.get(upload_id, (-1, None))
+            return digest.copy() if at == position and digest is not None else None
+
+    def _keep_hash(self, upload_id: str, position: int, digest: Any) -> None:
+        if digest is None:
+            return
+        with self._hashes_guard:
+            self._hashes[upload_id] = (position, digest)
+            self._hashes.move_to_end(upload_id)
+            while len(self._hashes) > 1024:
+                self._hashes.popitem(last=False)
+
+
+class _Stream:
+    """One request's bytes on their way to the disk: this thread receives and hashes, a second one seals and writes.
+
+    With one thread the socket waits for the disk; with two, hashing (0.6 s/GB) and sealing plus writing overlap.
+    `position`, `hash`: what is written and, after the last checkpoint, durable."""
+
+    def __init__(self, total: int, start: int, sealer: container.ChunkSealer, fd: int, digest: Any) -> None:
+        self.total = total
+        self.position = start
+        self.hash = digest
+        self.let_go = self.too_much = self.ended_well = False
+        self._received = start
+        self._sealer = sealer
+        self._fd = fd
+        self._sealed = memoryview(bytearray(BLOCK_BYTES + (BLOCK_BYTES // container.CHUNK_BYTES) * container.TAG_BYTES))
+
+    def run(self, body: Body, let_go_path: Path) -> Iterator[int]:
+        """Yields each durable position at a checkpoint, for the caller to commit; returns when the body ends, breaks
+        or must let go, with all whole chunks (or the whole file) durable. Raises StoreFull."""
+        expected = self.total - self._received if body.length is None else body.length
+        # Small bodies are not worth a thread.
+        sink: _Sink = (
+            _ThreadSink(self._seal_and_write)
+            if expected > BLOCKS_IN_FLIGHT * BLOCK_BYTES
+            else _Sink(self._seal_and_write)
+        )
+        synced, synced_at = self.position, time.monotonic()
+        try:
+            for block in self._blocks(body, let_go_path, sink):
+                sink.put(block)
+                due = self._received - synced >= CHECKPOINT_BYTES or time.monotonic() - synced_at > CHECKPOINT_SECONDS
+                if due and self._received < self.total:
+                    sink.drain()
+                    os.fdatasync(self._fd)
+                    synced, synced_at = self.position, time.monotonic()
+                    yield synced
+            sink.drain()
+        finally:
+            sink.close()
+        with full_disk_is_store_full():
+            os.fdatasync(self._fd)
+
+    def _blocks(self, body: Body, let_go_path: Path, sink: "_Sink") -> Iterator[memoryview]:
+        """Full blocks, and at the end the whole chunks of the last one."""
+        buffer, filled = sink.buffer(), 0
+        quiet_since = time.monotonic()
+        while True:
+            room = min(BLOCK_BYTES - filled, self.total - self._received - filled)
+            if room == 0 and self._received + filled == self.total:
+                self.ended_well = True
+                self.too_much = body.length is None and body.receive(memoryview(bytearray(1))) not in (0, None)
+                break
+            got = body.receive(buffer[filled : filled + room])
+            if got is None:
+                self.let_go = let_go_path.exists()
+                if self.let_go or time.monotonic() - quiet_since > QUIET_SECONDS_MAX:
+                    break
+                continue
+            if got == 0:
+                self.ended_well = True
+                break
+            quiet_since = time.monotonic()
+            filled += got
+            if filled == BLOCK_BYTES:
+                self._count(buffer)
+                yield buffer
+                buffer, filled = sink.buffer(), 0
+                self.let_go = let_go_path.exists()
+                if self.let_go:
+                    break
+        keep = filled if self._received + filled == self.total else filled - filled % container.CHUNK_BYTES
+        if keep:
+            self._count(buffer[:keep])
+            yield buffer[:keep]
+
+    def _count(self, plaintext: memoryview) -> None:
+        if self.hash is not None:
+            self.hash.update(plaintext)
+        self._received += len(plaintext)
+
+    def _seal_and_write(self, plaintext: memoryview) -> None:
+        last = self.position + len(plaintext) == self.total
+        size = self._sealer.seal_chunks_into(plaintext, self._sealed, last)
+        write_all(self._fd, self._sealed[:size])
+        self.position += len(plaintext)
+
+
+class _Sink:
+    """Takes blocks in order; here in the caller's own thread."""
+
+    def __init__(self, work: Any) -> None:
+        self._work = work
+        self._only = memoryview(bytearray(BLOCK_BYTES))
+
+    def buffer(self) -> memoryview:
+        """An empty block to fill."""
+        return self._only
+
+    def put(self, block: memoryview) -> None:
+        self._work(block)
+
+    def drain(self) -> None:
+        """Returns when all blocks are worked off. Raises what went wrong with one."""
+
+    def close(self) -> None: ...
+
+
+class _ThreadSink(_Sink):
+    """The same in a thread of its own, with `BLOCKS_IN_FLIGHT` blocks in turn: the bound on memory and on the lead."""
+
+    def __init__(self, work: Any) -> None:
+        self._work = work
+        self._blocks = [memoryview(bytearray(BLOCK_BYTES)) for _ in range(BLOCKS_IN_FLIGHT)]
+        self._next = 0
+        self._room = threading.Semaphore(BLOCKS_IN_FLIGHT - 1)  # one block is always the caller's
+        self._full: queue.Queue[memoryview | None] = queue.Queue()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="sealing", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while (block := self._full.get()) is not None:
+            if self._error is None:
+                try:
+                    self._work(block)
+                except BaseException as error:  # handed to the receiving thread, which raises it
+                    self._error = error
+            self._room.release()
+            self._full.task_done()
+
+    def buffer(self) -> memoryview:
+        self._check()
+        return self._blocks[self._next]
+
+    def put(self, block: memoryview) -> None:
+        self._full.put(block)
+        self._next = (self._next + 1) % BLOCKS_IN_FLIGHT
+        self._room.acquire()
+        self._check()
+
+    def drain(self) -> None:
+        self._full.join()
+        self._check()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self._full.put(None)
+        self._thread.join()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    try:
+        return os.fstat(fd).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _hash_of(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _token_key(token: str, upload_id: str) -> bytes:
+    return envelope.derive(token.encode(), "myphr/upload/1", upload_id.encode())
+
+
+def _metadata_key(dek: bytes) -> bytes:
+    return envelope.derive(dek, "myphr/upload-metadata/1")
+
+
+def _progress(row: Upload, duplicate: bool = False) -> Progress:
+    return Progress(row.id, row.durable_bytes, row.total_bytes, row.expires_at, row.item_id, duplicate)
+
+
+def sweep(parts: archives.IngestParts) -> int:
+    """Uploads that ran out, and archives nobody works on. For the recurring round; safe to run twice."""
+    archives.enqueue_stuck(parts)
+    return Uploads(parts).sweep()

@@ -1,0 +1,311 @@
+"""Uploads over HTTP: tus 1.0 (core, creation, creation-with-upload, expiration, termination) for tus-js-client.
+
+Knows HTTP and the web server, not sealing: `ingest.uploads` does the work. Needs no page templates. Who is signed in
+comes from the callable given to `make_blueprint`, so benches and tests run it alone. Bodies are read straight from the socket in big pieces and never spooled.
+
+Why no form token: every call but OPTIONS must carry `Tus-Resumable`, a header that no form, image or link can send and
+that a script of another site may send only after a CORS preflight, which is never answered with permission; the
+`Origin` (or `Sec-Fetch-Site`) that browsers add themselves must also be ours. What exists already is further guarded
+by the token in its URL.
+"""
+
+import base64
+import binascii
+import email.utils
+import re
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Response, current_app, request, url_for
+
+from myphr.errors import NotFound, PortalError, SignInRequired, UploadConflict, UploadRefused, UploadTooLarge
+from myphr.ingest.uploads import WHOLE_BYTES_MAX, Progress, Uploads, Wish
+from myphr.settings import Settings
+from myphr.web.login import this_login
+from myphr.web.policy import ANYONE, SIGNED_IN, policy
+
+TUS_VERSION = "1.0.0"
+EXTENSIONS = "creation,creation-with-upload,expiration,termination"
+BODY_TYPE = "application/offset+octet-stream"
+METADATA_BYTES_MAX = 16 * 1024
+LOOK_AROUND_SECONDS = 0.5
+_NUMBER = re.compile(r"\d{1,18}")
+_ID = re.compile(r"[0-9a-f-]{36}")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+class SignedIn(Protocol):
+    """What is needed of a login (`people.accounts.Login`)."""
+
+    @property
+    def account(self) -> Any: ...
+
+
+Guard = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _unguarded(view: Callable[..., Any]) -> Callable[..., Any]:
+    return view
+
+
+def make_blueprint(
+    current_login: Callable[[], SignedIn | None], *, guard: Guard = _unguarded, anyone: Guard = _unguarded
+) -> Blueprint:
+    """The routes below /uploads. `current_login` returns who is signed in by the request's cookie, or None; `guard`
+    and `anyone` mark the views for the site's policy. Expects the portal in `app.extensions["portal"]`."""
+    blueprint = Blueprint("uploads", __name__, url_prefix="/uploads")
+
+    def account_id() -> str:
+        login = current_login()
+        if login is None:
+            raise SignInRequired()
+        return login.account.id
+
+    @blueprint.before_request
+    def check_caller() -> Response | None:
+        if request.method == "OPTIONS":
+            return None
+        _check_same_origin(_origin_of(_settings().public_url))
+        if request.headers.get("Tus-Resumable") != TUS_VERSION:
+            return Response("This portal speaks tus 1.0.0.\n", 412, {"Tus-Version": TUS_VERSION}, mimetype="text/plain")
+        return None
+
+    @blueprint.after_request
+    def tell_version(response: Response) -> Response:
+        response.headers["Tus-Resumable"] = TUS_VERSION
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["Referrer-Policy"] = "no-referrer"  # the address carries the token
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    @blueprint.errorhandler(PortalError)
+    def tell_error(error: PortalError) -> Response:
+        # The rest of the body may still be on its way: it is not read, so the connection cannot be used again.
+        response = Response(error.message + "\n", error.status, mimetype="text/plain")
+        response.headers["MyPHR-Error"] = error.code
+        if _body_left():
+            response.headers["Connection"] = "close"
+        return response
+
+    @blueprint.route("", methods=["OPTIONS"], provide_automatic_options=False)
+    @blueprint.route("/<path:_any>", methods=["OPTIONS"], provide_automatic_options=False)
+    @anyone
+    def options(_any: str = "") -> Response:
+        headers = {
+            "Tus-Version": TUS_VERSION,
+            "Tus-Extension": EXTENSIONS,
+            "Tus-Max-Size": str(_settings().upload_bytes_max),
+        }
+        return Response(status=204, headers=headers)
+
+    @blueprint.post("")
+    @guard
+    def create() -> Response:
+        owner = account_id()
+        if "Upload-Defer-Length" in request.headers:
+            raise UploadRefused(reason="its size must be known from the start")
+        total = _number_header("Upload-Length")
+        if total > _settings().upload_bytes_max:
+            raise UploadTooLarge()
+        metadata = _metadata(request.headers.get("Upload-Metadata", ""))
+        wish = Wish(total, metadata.get("filename") or metadata.get("name") or "", metadata.get("relativePath", ""))
+        body = _body() if request.headers.get("Content-Type") == BODY_TYPE else None
+        if body is not None and body.length is not None and body.length > total:
+            raise UploadTooLarge()
+        if body is not None and body.length == total and total <= WHOLE_BYTES_MAX:
+            progress = _uploads().receive_whole(owner, wish, body)
+            if progress is None:
+                raise UploadConflict("the connection broke before the end")
+            # Nothing can be asked of this address: the file is in the record already.
+            location = url_for("uploads.create", _external=False) + f"/{progress.upload_id}/{'A' * 43}"
+            return _reply(progress, 201, location)
+        progress, token = _uploads().create(owner, wish)
+        location = url_for("uploads.create", _external=False) + f"/{progress.upload_id}/{token}"
+        if body is not None and body.length != 0:
+            progress = _uploads().append(owner, progress.upload_id, token, 0, body)
+        return _reply(progress, 201, location)
+
+    @blueprint.route("/<upload_id>/<token>", methods=["HEAD"])
+    @guard
+    def head(upload_id: str, token: str) -> Response:
+        _check_address(upload_id, token)
+        return _reply(_uploads().progress(account_id(), upload_id, token), 200)
+
+    @blueprint.patch("/<upload_id>/<token>")
+    @guard
+    def patch(upload_id: str, token: str) -> Response:
+        _check_address(upload_id, token)
+        if request.headers.get("Content-Type") != BODY_TYPE:
+            return Response(f"The body must be {BODY_TYPE}.\n", 415, {"Connection": "close"}, mimetype="text/plain")
+        offset = _number_header("Upload-Offset")
+        return _reply(_uploads().append(account_id(), upload_id, token, offset, _body()), 204)
+
+    @blueprint.delete("/<upload_id>/<token>")
+    @guard
+    def delete(upload_id: str, token: str) -> Response:
+        _check_address(upload_id, token)
+        _uploads().terminate(account_id(), upload_id, token)
+        return Response(status=204)
+
+    return blueprint
+
+
+def _settings() -> Settings:
+    return current_app.extensions["portal"].settings
+
+
+def _uploads() -> Uploads:
+    """One per application: it keeps the running hashes of this process's uploads."""
+    found = current_app.extensions.get("uploads")
+    if found is None:
+        found = current_app.extensions.setdefault("uploads", Uploads(current_app.extensions["portal"]))
+    return found
+
+
+def _origin_of(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _reply(progress: Progress, status: int, location: str | None = None) -> Response:
+    response = Response(status=status)
+    response.headers["Upload-Offset"] = str(progress.offset)
+    response.headers["Upload-Length"] = str(progress.total)
+    response.headers["Upload-Expires"] = email.utils.format_datetime(progress.expires_at, usegmt=True)
+    if location is not None:
+        response.headers["Location"] = location
+    if progress.item_id is not None:
+        response.headers["MyPHR-Item"] = progress.item_id
+        response.headers["MyPHR-Duplicate"] = "yes" if progress.duplicate else "no"
+    if _body_left():
+        response.headers["Connection"] = "close"
+    return response
+
+
+def _check_same_origin(own_origin: str) -> None:
+    """Raises UploadRefused for a call that another site's page made."""
+    origin = request.headers.get("Origin")
+    site = request.headers.get("Sec-Fetch-Site", "same-origin")
+    if (origin is not None and origin not in (own_origin, request.host_url.rstrip("/"))) or site == "cross-site":
+        raise UploadRefused(reason="it was started from another site")
+
+
+def _check_address(upload_id: str, token: str) -> None:
+    if not (_ID.fullmatch(upload_id) and _TOKEN.fullmatch(token)):
+        raise NotFound("upload")
+
+
+def _number_header(name: str) -> int:
+    text = request.headers.get(name, "")
+    if not _NUMBER.fullmatch(text):
+        raise UploadRefused(reason=f"the header {name} is missing or not a number")
+    return int(text)
+
+
+def _metadata(text: str) -> dict[str, str]:
+    """Upload-Metadata of tus: "key base64,key base64"; a key may stand without value."""
+    if len(text) > METADATA_BYTES_MAX:
+        raise UploadRefused(reason="its description is too long")
+    found = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        key, _, value = pair.partition(" ")
+        try:
+            found[key] = base64.b64decode(value, validate=True).decode("utf-8", "replace")
+        except (binascii.Error, ValueError):
+            raise UploadRefused(reason="its description cannot be read") from None
+    return found
+
+
+# -- the body -------------------------------------------------------------------------------------
+def _body() -> "SocketBody | PlainBody":
+    """The request's body: straight from the socket under gunicorn, through WSGI elsewhere and for chunked bodies."""
+    found = request.environ.get("myphr.body")
+    if found is None:
+        try:
+            found = SocketBody(request.environ)
+        except (KeyError, AttributeError):
+            found = PlainBody(request.environ)
+        request.environ["myphr.body"] = found
+    return found
+
+
+def _body_left() -> bool:
+    """Whether bytes of the body were not read."""
+    found = request.environ.get("myphr.body")
+    if found is not None:
+        return bool(found.left)
+    return bool(request.content_length or request.environ.get("HTTP_TRANSFER_ENCODING"))
+
+
+class SocketBody:
+    """A body of known length, received into the caller's memory: one copy by the kernel and none here. Through
+    `wsgi.input` each byte is copied four more times, which costs as much as sealing it."""
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        """Raises AttributeError or KeyError if this is not gunicorn or the length is not known."""
+        reader = environ["wsgi.input"].reader
+        self._reader, self._unreader = reader, reader.unreader
+        self._socket: socket.socket = environ["gunicorn.socket"]
+        self.length: int | None = int(environ["CONTENT_LENGTH"])
+        self._reader.length += 0  # gunicorn's count of what is left of the body; it goes on from there
+        self._body = environ["wsgi.input"]
+        self._ahead = memoryview(self._unreader.take_buffered())  # what gunicorn read along with the headers
+
+    @property
+    def left(self) -> int:
+        return self._reader.length
+
+    def receive(self, buffer: memoryview) -> int | None:
+        want = min(len(buffer), self._reader.length)
+        if want == 0:
+            return 0
+        if self._ahead:
+            got = min(want, len(self._ahead))
+            buffer[:got] = self._ahead[:got]
+            self._ahead = self._ahead[got:]
+            self._reader.length -= got
+            if self._reader.length == 0 and self._ahead:  # the next request, sent ahead
+                self._unreader.unread(bytes(self._ahead))
+                self._ahead = self._ahead[:0]
+            return got
+        self._socket.settimeout(LOOK_AROUND_SECONDS)
+        try:
+            got = self._socket.recv_into(buffer, want)
+        except TimeoutError:
+            return None
+        except OSError:
+            got = 0
+        finally:
+            self._socket.settimeout(None)
+        if got == 0:
+            self._body.failed = True  # where the next request would start is not known
+        self._reader.length -= got
+        return got
+
+
+class PlainBody:
+    """The same through `wsgi.input`. A read may wait as long as the server lets it, so letting go takes longer."""
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self._input = environ["wsgi.input"]
+        length = environ.get("CONTENT_LENGTH")
+        self.length: int | None = int(length) if length else (None if environ.get("HTTP_TRANSFER_ENCODING") else 0)
+        self.left: int = 1 if self.length is None else self.length
+
+    def receive(self, buffer: memoryview) -> int | None:
+        want = len(buffer) if self.length is None else min(len(buffer), self.left)
+        try:
+            found = self._input.read(want) if want else b""
+        except OSError:
+            found = b""
+        buffer[: len(found)] = found
+        if self.length is not None:
+            self.left -= len(found)
+        elif not found:
+            self.left = 0
+        return len(found)
+
+
+blueprint = make_blueprint(lambda: this_login(), guard=policy(SIGNED_IN), anyone=policy(ANYONE))  # type: ignore[arg-type,return-value]
