@@ -101,6 +101,9 @@ _DECLARED = (
     Event("folder-refused", "A machine asked for files that are not its own to see, and got none.",
           {"machine": Kind.ID, "reason": Kind.CODE}),
     Event("item-damaged", "A file was found damaged in storage and was not shown.", {**_VM, "item": Kind.ID}),
+    Event("folder-refused", "A machine asked for a folder with a wrong secret and got nothing.",
+          {"machine": Kind.ID, "reason": Kind.CODE}),
+    Event("item-damaged", "A file was found damaged in storage.", {"item": Kind.ID, "vm_session": Kind.ID}),
     # sharing
     Event("share-created", "{who} shared the screen.", {**_SHARE, "access": Kind.CODE, "passcode": Kind.FLAG,
                                                         "seconds": Kind.COUNT}),

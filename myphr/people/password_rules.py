@@ -27,6 +27,7 @@ _WALKS = (
     "abcdefghijklmnopqrstuvwxyz", "01234567890", "qwertyuiop", "asdfghjkl", "zxcvbnm", "qwertzuiop", "yxcvbnm",
     "azertyuiop", "qsdfghjklm", "wxcvbn", "1qaz2wsx3edc4rfv5tgb6yhn7ujm8ik9ol0p", "1q2w3e4r5t6y7u8i9o0p",
     "qazwsxedcrfvtgbyhnujmikolp", "q1w2e3r4t5y6u7i8o9p0", "147258369", "741852963", "159357", "zaq1xsw2cde3vfr4bgt5",
+    "!@#$%^&*()_+", "!\"§$%&/()=?",
 )  # fmt: skip
 _WALK_MIN = 3
 _LEET = str.maketrans("013457@$!|+", "oieastasilt")
@@ -78,16 +79,19 @@ def _repeats(text: str) -> bool:
 
 def _guesses(text: str, words: frozenset[str]) -> int:
     """The fewest guesses that make up `text`: a listed word (also in leetspeak or backwards), a keyboard walk, a run
-    of one character, or up to 8 digits is one guess; punctuation and spaces are none; a character that fits nothing
-    is worth more than all the guesses we refuse."""
+    of one character, or up to 8 digits is one guess; spaces and ASCII punctuation between them are none; a character
+    that fits nothing is worth more than all the guesses we refuse."""
     size = len(text)
+    marks = {c for c in text if c.isascii() and not c.isalnum()}
+    # Text that is mostly punctuation is not words held apart by it.
+    marks_are_free = 3 * sum(c in marks for c in text) <= size
     longest = min(size, max(_WORD_MAX, max(map(len, words), default=0)))
     variants = {text, text.translate(_LEET), text.translate(_LEET_L)}
     best = [0] + [size * (GUESSES_MAX + 1)] * size
     for start in range(size):
         if best[start] > GUESSES_MAX:
             continue
-        if not text[start].isalnum():
+        if marks_are_free and text[start] in marks:
             best[start + 1] = min(best[start + 1], best[start])
         for end in range(start + 1, size + 1):
             piece = text[start:end]
