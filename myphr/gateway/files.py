@@ -45,11 +45,16 @@ class Connection(asyncio.Protocol):
         self._read_paused = False
         self._scheduled = False
         self._half_since: float | None = None
+        self.spoke_nonsense = False
+        self._hung_up = False
         self._attaching: set[asyncio.Task[None]] = set()
 
     # -- asyncio ------------------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self._hung_up:  # one too many: decided before there was anything to hang up
+            self._transport.abort()
+            return
         self._transport.set_write_buffer_limits(high=SEND_BYTES_MAX)
 
     def data_received(self, received: bytes) -> None:
@@ -81,6 +86,7 @@ class Connection(asyncio.Protocol):
     # -- towards the hub ------------------------------------------------------------------------------------
     def hang_up(self) -> None:
         """At once, unsent replies and all."""
+        self._hung_up = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -127,7 +133,7 @@ class Connection(asyncio.Protocol):
                 else:
                     replies.extend(output)
         except ninep.ProtocolError:
-            log.warning("a guest spoke no 9P2000.L and was disconnected")
+            self.spoke_nonsense = True
             transport.abort()
             return
         if replies:

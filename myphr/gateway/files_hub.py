@@ -31,6 +31,7 @@ WRONG_SECRETS_MAX = 3  # on one connection; then it is dropped
 REFUSAL_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # how long a refusal takes, by number of refusals so far
 QUIET_SECONDS = 5  # a saved file that nobody touched for so long becomes an item
 COLLECT_AGAIN_SECONDS = 15  # after a failure (a full store, an absent database)
+NONSENSE_LOG_SECONDS = 60  # a guest must not be able to fill the log
 SIGNAL_SECONDS = 86_400
 DRAINED, LEFT_OVER = "drained", "left-over"
 
@@ -58,6 +59,7 @@ class _Caller:
     refusals: int = 0
     noted: set[str] = dataclasses.field(default_factory=set)
     vm_session_id: str | None = None
+    nonsense_again_at: float = 0.0
 
 
 @dataclasses.dataclass(eq=False)
@@ -192,10 +194,17 @@ class Hub:
                         return None
                     raise OSError(errno.EACCES, "refused") from None
 
-        connection = Connection(attach, self._threads, caller.connections.discard)
+        def lost(connection: Connection) -> None:
+            caller.connections.discard(connection)
+            now = self._loop.time()
+            if connection.spoke_nonsense and now >= caller.nonsense_again_at:
+                caller.nonsense_again_at = now + NONSENSE_LOG_SECONDS
+                log.warning("machine %d spoke no 9P2000.L and was disconnected", caller.vmid)
+
+        connection = Connection(attach, self._threads, lost)
         caller.connections.add(connection)
         if len(caller.connections) > CONNECTIONS_MAX or self._callers.get(caller.vmid) is not caller:
-            self._loop.call_soon(connection.hang_up)
+            connection.hang_up()
         return connection
 
     async def _refuse(self, caller: _Caller, refused: AttachRefused) -> None:
