@@ -32,6 +32,7 @@ def run(parts: Portal) -> None:
     if _due(parts, "uploads", 60):
         _alone("uploads", _uploads, parts)
     if _due(parts, "store", 3600):
+        _alone("removed items", lambda parts: removal.erase_removed(parts.database, parts.store), parts)
         _alone("store", lambda parts: removal.sweep_orphans(parts.database, parts.store), parts)
 
 

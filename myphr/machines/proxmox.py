@@ -531,10 +531,12 @@ class Hypervisor:
 
     # -- templates --------------------------------------------------------------------------------
     def publish_template(
-        self, name: str, revision: str, image: Path, vmid: int, *, memory_mib: int, cores: int, link_down: bool = False,
-        options: dict[str, Any] | None = None, report: Callable[[str], None] = lambda _: None,
+        self, name: str, revision: str, image: Path, vmid: int, *, config: dict[str, Any], link_down: bool = False,
+        report: Callable[[str], None] = lambda _: None,
     ) -> Template:  # fmt: skip
-        """Upload a qcow2 image and make it a template in the template pool. Undone as far as it came on failure."""
+        """Upload a qcow2 image and make it a template in the template pool. Undone as far as it came on failure.
+
+        `config` are the builder's keys for the virtual machine: everything but its name, disk and network."""
         storage, file_name = self._settings.proxmox_storage, f"{name}-r-{revision}.qcow2"
         report(f"{name}: sending the image ({image.stat().st_size // 2**20} MiB)")
         self.wait_task(self._upload(image, file_name), 900)
@@ -542,11 +544,11 @@ class Hypervisor:
         net0 = f"virtio,bridge={self._settings.proxmox_bridge},firewall=1" + (",link_down=1" if link_down else "")
         try:
             report(f"{name}: making the template")
-            created = self._call(
-                "POST", f"nodes/{self.node}/qemu", vmid=vmid, name=f"{name}-r-{revision}", memory=memory_mib,
-                cores=cores, pool=self._settings.proxmox_template_pool, ostype="l26", agent="enabled=1", vga="virtio",
-                net0=net0, virtio0=f"{storage}:0,import-from={volume}", boot="order=virtio0", **(options or {}),
-            )  # fmt: skip
+            wanted = config | {
+                "name": f"{name}-r-{revision}", "pool": self._settings.proxmox_template_pool, "net0": net0,
+                "virtio0": f"{storage}:0,import-from={volume}", "boot": "order=virtio0", "agent": "enabled=1",
+            }  # fmt: skip
+            created = self._call("POST", f"nodes/{self.node}/qemu", vmid=vmid, **wanted)
             self.wait_task(created, 900)
             try:
                 task = self._vm_call("POST", vmid, None, "template")

@@ -6,7 +6,6 @@ line and by `myphr up`.
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from myphr.machines.parts import Parts
 from myphr.machines.proxmox import Template
 
 REVISION_CHARS = 12
-DEFAULT_MEMORY_MIB = 1024
+DEFAULT_CONFIG = {"memory": 1024, "cores": 1, "ostype": "l26", "vga": "virtio"}
 
 
 def revision_of(image: Path) -> str:
@@ -32,12 +31,11 @@ def publish(parts: Parts, name: str, image: Path, *, report: Callable[[str], Non
     for template in existing:
         if (template.name, template.revision) == (name, revision):
             return template
-    hardware = hardware_of(image)
     vmid = max([parts.settings.template_vmid_first - 1, *(template.vmid for template in existing)]) + 1
     try:
         template = parts.hypervisor.publish_template(
-            name, revision, image, vmid, memory_mib=int(hardware.get("memory_mib", DEFAULT_MEMORY_MIB)),
-            cores=int(hardware.get("cores", 1)), link_down=bool(parts.settings.guest_network), report=report,
+            name, revision, image, vmid, config=config_of(image), link_down=bool(parts.settings.guest_network),
+            report=report,
         )  # fmt: skip
         if not parts.hypervisor.can_clone(template.vmid):
             parts.hypervisor.destroy(template.vmid)
@@ -48,14 +46,12 @@ def publish(parts: Parts, name: str, image: Path, *, report: Callable[[str], Non
     return template
 
 
-def hardware_of(image: Path) -> dict:
-    """What the builder wrote beside the image about the machine it wants: <name>.json or <name>.toml."""
-    for suffix, read in ((".json", json.loads), (".toml", tomllib.loads)):
-        beside = image.with_suffix(suffix)
-        if beside.is_file():
-            found = read(beside.read_text())
-            return found.get("machine", found)
-    return {}
+def config_of(image: Path) -> dict:
+    """What the builder says about the virtual machine in `<name>.json` beside the image."""
+    beside = image.with_suffix(".json")
+    if not beside.is_file():
+        return DEFAULT_CONFIG
+    return json.loads(beside.read_text()).get("proxmox", DEFAULT_CONFIG)
 
 
 def publish_all(parts: Parts, folder: Path, *, report: Callable[[str], None] = print) -> list[Template]:

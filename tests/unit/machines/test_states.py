@@ -1,0 +1,109 @@
+"""Every pair of state and event, legal or not, of all four lifecycles; and the page drawn from them."""
+
+from pathlib import Path
+
+import pytest
+from sqlmodel import select
+
+from myphr.database import Database, new_id, now
+from myphr.machines.models import Machine, VmSession
+from myphr.machines.states import MACHINE, VM_SESSION, StateConflict, StateTable, as_markdown, move
+from myphr.people.models import Account
+from myphr.sharing.models import Mail, Share
+from myphr.sharing.states import ALL, MAIL, SHARE
+
+PAIRS = [(table, state, event) for table in ALL for state in table.states for event in table.events]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory) -> Database:
+    database = Database(f"sqlite:///{tmp_path_factory.mktemp('states')}/db.sqlite")
+    database.create_all()
+    yield database
+    database.dispose()
+
+
+def new_row(db, table: StateTable, state: str):
+    account = Account(email=f"{new_id()}@x.example", name="x")
+    db.add(account)
+    db.flush()
+    if table is MACHINE:
+        highest = len(db.exec(select(Machine)).all())
+        row = Machine(vmid=100_000 + highest, node="pve", template="probe", state=state)
+    elif table is VM_SESSION:
+        row = VmSession(account_id=account.id, viewer="probe", template="probe", state=state)
+    elif table is SHARE:
+        vm_session = VmSession(account_id=account.id, viewer="probe", template="probe", state="live")
+        db.add(vm_session)
+        db.flush()
+        row = Share(
+            account_id=account.id, vm_session_id=vm_session.id, email="a@b.example", access="view", state=state,
+            secret_sha256="", expires_at=now(),
+        )  # fmt: skip
+    else:
+        row = Mail(template="share-locked", recipient="a@b.example", sealed_values=None, state=state)
+    db.add(row)
+    db.flush()
+    return row
+
+
+@pytest.mark.parametrize(("table", "state", "event"), PAIRS, ids=lambda value: getattr(value, "name", value))
+def test_each_pair_does_what_its_table_says_or_is_refused(database, table, state, event) -> None:
+    with database.write() as db:
+        row = new_row(db, table, state)
+    with database.write() as db:
+        if (state, event) in table.rows:
+            table.move(db, row, event)
+            assert row.state == table.rows[state, event][1]
+        else:
+            with pytest.raises(StateConflict):
+                table.move(db, row, event)
+    with database.read() as db:
+        stored = db.get(table.model, row.id)
+    assert stored.state == table.rows.get((state, event), ("", state))[1]
+
+
+@pytest.mark.parametrize("table", ALL, ids=lambda table: table.name)
+def test_every_state_can_be_reached_and_every_way_ends(table) -> None:
+    reached = {table.first}
+    while more := {following for (state, _), (_, following) in table.rows.items() if state in reached} - reached:
+        reached |= more
+    assert reached == set(table.states)
+    ends = set(table.final)
+    assert ends
+    while more := {state for (state, _), (_, following) in table.rows.items() if following in ends} - ends:
+        ends |= more
+    assert ends == set(table.states)
+
+
+def test_the_slower_of_two_workers_changes_nothing(database) -> None:
+    with database.write() as db:
+        machine = new_row(db, MACHINE, "warm")
+    with database.read() as db:
+        seen_by_other = db.get(Machine, machine.id)
+    with database.write() as db:
+        move(db, machine, "claim")
+    with database.write() as db, pytest.raises(StateConflict):
+        move(db, seen_by_other, "give_up", failure="machine-failed")
+    with database.read() as db:
+        stored = db.get(Machine, machine.id)
+    assert (stored.state, stored.failure) == ("claimed", None)
+
+
+def test_a_condition_that_does_not_hold_stops_the_move(database) -> None:
+    with database.write() as db:
+        machine = new_row(db, MACHINE, "warm")
+    with database.write() as db, pytest.raises(StateConflict):
+        move(db, machine, "claim", only_if=[Machine.template == "radiology"])
+    assert machine.state == "warm"
+
+
+def test_the_page_of_states_is_the_one_drawn_from_the_tables() -> None:
+    page = Path(__file__).parents[3] / "docs" / "states.md"
+    assert page.read_text() == as_markdown(ALL)
+
+
+def test_only_final_states_of_a_vm_session_are_over() -> None:
+    assert VM_SESSION.final == {"ended", "failed"}
+    assert MACHINE.final == {"destroyed"}
+    assert MAIL.final == {"sent", "failed"}
