@@ -252,10 +252,13 @@ class Uploads:
         dirty = row.state == "writing"
         row = self._update(row, "claim")
         path = self._path(row)
-        start = row.durable_bytes
+        start = offset = row.durable_bytes
         if dirty or (start and _size(path) != container.chunk_offset(start // container.CHUNK_BYTES)):
             row = self._roll(row, dek) if start else self._start_over(row)
             path, start = self._path(row), row.durable_bytes
+            if start != offset:  # the disk lost what it had acknowledged: these bytes belong elsewhere
+                self._update(row, "release")
+                raise UploadConflict()
         sealer = container.ChunkSealer(
             dek, id_bytes(row.account_id), id_bytes(row.id), salt=row.salt, first_index=start // container.CHUNK_BYTES
         )
