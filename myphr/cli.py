@@ -87,7 +87,7 @@ def _audit(settings: Settings, _arguments: argparse.Namespace) -> int:
     from myphr.audit import trail
     from myphr.portal import Portal
 
-    count = trail.verify(Portal(settings).database)
+    count = trail.verify(Portal(settings).database, trail.read_anchor(settings.home / "audit-head"))
     print(f"audit trail: {count} events, every link of the chain holds")
     return 0
 
