@@ -74,9 +74,25 @@ class Screen(picows.WSListener):
     """One browser's WebSocket, from the upgrade to the end."""
 
     __slots__ = (
-        "_gateway", "_heard_at", "_input_seen", "_input_told_at", "_pinged_at", "_reading", "_ticket_text", "_timer",
-        "_told_watched", "_writing_paused", "closed", "filter", "handshake", "opened_at", "right", "since", "ticket",
-        "transport", "upstream",
+        "_gateway",
+        "_heard_at",
+        "_input_seen",
+        "_input_told_at",
+        "_pinged_at",
+        "_reading",
+        "_ticket_text",
+        "_timer",
+        "_writing_paused",
+        "closed",
+        "filter",
+        "handshake",
+        "noted_watched",
+        "opened_at",
+        "right",
+        "since",
+        "ticket",
+        "transport",
+        "upstream",
     )  # fmt: skip
 
     def __init__(self, gateway: "Gateway", ticket_text: str) -> None:
@@ -91,7 +107,7 @@ class Screen(picows.WSListener):
         self.filter: rfb.ClientMessages | None = None
         self.closed = False
         self._timer: asyncio.TimerHandle | None = None
-        self._told_watched = False
+        self.noted_watched = False
         self._reading, self._writing_paused = True, False
         self._input_seen = False
         self._input_told_at = 0.0
@@ -105,11 +121,12 @@ class Screen(picows.WSListener):
         self._gateway.start(self)
 
     def on_ws_frame(self, transport: Any, frame: Any) -> None:
+        if self.closed or transport.is_close_frame_sent:
+            return  # picows parses on for some milliseconds after it has refused a frame
         self._heard_at = time.monotonic()
         kind = frame.msg_type
         if kind is picows.WSMsgType.BINARY or kind is picows.WSMsgType.CONTINUATION:
-            if not self.closed:
-                self._receive(frame.get_payload_as_bytes())
+            self._receive(frame.get_payload_as_bytes())
         elif kind is picows.WSMsgType.CLOSE:
             self.close(LEFT, "")
         elif kind is picows.WSMsgType.TEXT:
@@ -209,7 +226,11 @@ class Screen(picows.WSListener):
     def tick(self, moment: float) -> None:
         if self.closed or self.transport is None:
             return
-        if self.filter is None and moment - self.opened_at > OPEN_SECONDS_MAX:
+        if self.transport.is_close_frame_sent:  # picows refused a frame, and the browser takes no goodbye
+            self.closed = True
+            self._let_go()
+            self.transport.underlying_transport.abort()
+        elif self.filter is None and moment - self.opened_at > OPEN_SECONDS_MAX:
             self.close(NO_MACHINE, "too slow")
         elif self._reading and moment - self._heard_at > SILENT_SECONDS_MAX:
             self.close(SILENT, "silent")
@@ -341,15 +362,21 @@ class Gateway:
         if screen.closed:
             dialled.sock.close()
             return
-        screen.connect(dialled, self._loop, self._shared)
         # "Who looked" is written before the first picture, or there is no picture.
         assert screen.right is not None
-        await self._in_thread(_note_watched, self._parts.database, ticket, right, screen.right.access)
-        screen._told_watched = True
+        try:
+            await self._in_thread(_note_watched, self._parts.database, ticket, right, screen.right.access)
+        except BaseException:
+            dialled.sock.close()
+            raise
+        screen.noted_watched = True
         if screen.closed:
-            self._spawn(self._say_left(screen))
+            dialled.sock.close()
+            await self._say_left(screen)
             return
-        await self._tell_presence([screen])
+        screen.connect(dialled, self._loop, self._shared)
+        with contextlib.suppress(redis.RedisError, OSError):  # said again at the next heartbeat
+            await self._tell_presence([screen])
 
     async def _dial(self, right: live.Right) -> Dialled:
         """One console at a time per machine, in this process and in all."""
@@ -384,7 +411,7 @@ class Gateway:
             index[key].discard(screen)
             if not index[key]:
                 del index[key]
-        if screen._told_watched:
+        if screen.noted_watched:
             self._spawn(self._say_left(screen))
 
     # -- rights -----------------------------------------------------------------------------------
@@ -465,7 +492,7 @@ class Gateway:
                 await self._tell_input([screen for screen in self._connections if screen.input_to_tell(moment)])
                 if moment - told_at >= HEARTBEAT_SECONDS:
                     told_at = moment
-                    await self._tell_presence([screen for screen in self._connections if screen._told_watched])
+                    await self._tell_presence([screen for screen in self._connections if screen.noted_watched])
 
     async def _tell_input(self, screens: list[Screen]) -> None:
         for vm_session_id in {screen.ticket.vm_session_id for screen in screens if screen.ticket}:
@@ -486,9 +513,9 @@ class Gateway:
 
     async def _say_left(self, screen: Screen) -> None:
         ticket, right = screen.ticket, screen.right
-        if ticket is None or right is None or not screen._told_watched:
+        if ticket is None or right is None or not screen.noted_watched:
             return
-        screen._told_watched = False
+        screen.noted_watched = False
         with contextlib.suppress(redis.RedisError, OSError):
             await self._redis.hdel(live.presence_key(ticket.vm_session_id), ticket.jti)
         seconds = int(time.time() - screen.since)

@@ -6,6 +6,7 @@ be done with it when it returns. Called by `myphr.gateway.screen`; knows nothing
 """
 
 import asyncio
+import collections
 import socket
 import ssl
 from collections.abc import Callable
@@ -32,7 +33,8 @@ class Upstream:
     unmasked WebSocket frames. `on_room` tells that input is wanted again, `on_lost` that it is over (once)."""
 
     __slots__ = (
-        "_fd", "_loop", "_on_lost", "_on_picture", "_on_room", "_queue", "_read_into", "_reading", "_shared", "_slice",
+        "_fd", "_loop", "_on_lost", "_on_picture", "_on_room", "_queue", "_queued_bytes", "_read_into", "_reading",
+        "_shared", "_slice",
         "_sock", "_tls", "_writing", "dialled",
     )  # fmt: skip
 
@@ -52,7 +54,8 @@ class Upstream:
         self._tls = isinstance(dialled.sock, ssl.SSLSocket)
         self._read_into = dialled.sock.recv_into
         self._on_picture, self._on_room, self._on_lost = on_picture, on_room, on_lost
-        self._queue = b""
+        self._queue: collections.deque[bytes] = collections.deque()
+        self._queued_bytes = 0
         self._slice = b""  # what TLS was offered and must be offered again unchanged
         self._reading = self._writing = False
 
@@ -135,12 +138,13 @@ class Upstream:
     def send(self, message: bytes) -> bool:
         """Sends RFB bytes. False asks the caller to stop reading the browser until `on_room`."""
         self._send(client_frames(message) if self.dialled.framed else message)
-        return len(self._queue) + len(self._slice) <= QUEUE_BYTES_MAX
+        return self._queued_bytes + len(self._slice) <= QUEUE_BYTES_MAX
 
     def _send(self, data: bytes) -> None:
         if self._sock is None:
             return
-        self._queue = self._queue + data if self._queue else data
+        self._queue.append(data)
+        self._queued_bytes += len(data)
         if not self._writing:
             self._flush()
 
@@ -150,7 +154,8 @@ class Upstream:
         try:
             while self._slice or self._queue:
                 if not self._slice:
-                    self._slice, self._queue = self._queue[:_TLS_RECORD_BYTES], self._queue[_TLS_RECORD_BYTES:]
+                    self._slice = self._queue.popleft()
+                    self._queued_bytes -= len(self._slice)
                 sent = self._sock.send(self._slice)
                 self._slice = self._slice[sent:]
         except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
@@ -189,4 +194,5 @@ class Upstream:
         except OSError:
             pass  # already gone
         sock.close()
-        self._queue = self._slice = b""
+        self._queue.clear()
+        self._slice = b""
