@@ -32,7 +32,7 @@ class OpenItem(Protocol):
 
     @property
     def plain_bytes(self) -> int: ...
-    def read_at(self, offset: int, length: int) -> bytes: ...
+    def read_into(self, offset: int, buffer: memoryview) -> int: ...
     def close(self) -> None: ...
 
 
@@ -132,7 +132,7 @@ class ReadHandle:
     def __init__(self, file: "ItemFile") -> None:
         self._file = file
         self._lock = threading.Lock()
-        self._window = b""
+        self._window: bytes | bytearray = b""
         self._window_at = 0
         self._next = 0
         self._closed = False
@@ -163,7 +163,8 @@ class ReadHandle:
         reading = self._file.reading
         try:
             with reading.opened.use(self._file.number, source) as opened:
-                found = opened.read_at(start, length)
+                found = bytearray(length)  # opened right into what is sent: no copy on the way
+                got = opened.read_into(start, memoryview(found))
         except OSError as error:
             if error.errno == errno.ESTALE:
                 raise
@@ -172,14 +173,14 @@ class ReadHandle:
         except PortalError:  # changed in storage, or gone from it
             reading.damaged(source.item_id)
             raise OSError(errno.EIO, "refused") from None
-        if len(found) != length:
+        if got != length:
             reading.damaged(source.item_id)
             raise OSError(errno.EIO, "refused")
         if ahead:
             self._keep(start, found)
-        return memoryview(found)[offset - start : end - start] if ahead else found
+        return memoryview(found)[offset - start : end - start]
 
-    def _keep(self, at: int, window: bytes) -> None:
+    def _keep(self, at: int, window: bytearray) -> None:
         budget = self._file.reading.budget
         if not budget.take(len(window)):
             return

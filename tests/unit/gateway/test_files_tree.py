@@ -26,11 +26,13 @@ class Counted:
         self.open_now += 1
         return self
 
-    def read_at(self, offset: int, length: int) -> bytes:
+    def read_into(self, offset: int, buffer: memoryview) -> int:
         self.reads += 1
         if self.failure:
             raise self.failure
-        return self.content[offset : offset + length]
+        piece = self.content[offset : offset + len(buffer)]
+        buffer[: len(piece)] = piece
+        return len(piece)
 
     def close(self) -> None:
         self.open_now -= 1
@@ -132,14 +134,14 @@ def test_a_handle_closed_during_a_read_keeps_nothing() -> None:
     item = Counted(b"z" * 200_000)
     root = build(["a"], [item], budget=700_000)
     handle = root.find("a").open(0)
-    read_at, started, go = item.read_at, threading.Event(), threading.Event()
+    read_into, started, go = item.read_into, threading.Event(), threading.Event()
 
-    def slow(offset: int, length: int) -> bytes:
+    def slow(offset: int, buffer: memoryview) -> int:
         started.set()
         go.wait(5)
-        return read_at(offset, length)
+        return read_into(offset, buffer)
 
-    item.read_at = slow  # type: ignore[method-assign]
+    item.read_into = slow  # type: ignore[method-assign]
     thread = threading.Thread(target=handle.read, args=(0, 10))
     thread.start()
     started.wait(5)

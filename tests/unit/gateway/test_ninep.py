@@ -19,10 +19,12 @@ class InMemory:
         self.content = content
         self.plain_bytes = len(content)
 
-    def read_at(self, offset: int, length: int) -> bytes:
+    def read_into(self, offset: int, buffer: memoryview) -> int:
         if self.content == b"damaged":
             raise ContainerError
-        return self.content[offset : offset + length]
+        piece = self.content[offset : offset + len(buffer)]
+        buffer[: len(piece)] = piece
+        return len(piece)
 
     def close(self) -> None:
         pass
