@@ -722,6 +722,9 @@ def _complete(root: Root, recipe: Recipe, busybox: bytes) -> None:
             "etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nviewer:x:1000:1000:viewer:/home/viewer:/bin/sh\n", 0o644
         )
         root.add("etc/group", b"root:x:0:\nviewer:x:1000:\n", 0o644)
+    else:
+        for name, line in {"passwd": "viewer:x:1000:1000:viewer:/home/viewer:/bin/sh", "group": "viewer:x:1000:"}.items():
+            root.add(f"etc/{name}", root.read(f"etc/{name}") + f"{line}\n".encode(), 0o644)
     root.folder("etc/myphr")
     root.add("etc/myphr/template", f"{recipe.name} {revision(recipe)}\n".encode(), 0o644)
 

@@ -1,0 +1,322 @@
+"""What "Simple images" shows, without a screen: DICOM files become series of pictures, and pictures become grey or colour
+bytes in the brightness asked for (DICOM PS3.3 C.7.6.3, C.11.1, C.11.2; PS3.5 for the transfer syntaxes). Runs in the
+guest (Debian's pydicom 2.3) and in the unit tests (pydicom 3). Knows no window system.
+"""
+
+import bisect
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pydicom.pixel_data_handlers.util import apply_color_lut, apply_modality_lut, convert_color_space
+
+HEADER_TAGS = [
+    "PatientName", "PatientBirthDate", "StudyDate", "StudyDescription", "InstitutionName", "Modality", "BodyPartExamined",
+    "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "SeriesDate", "InstanceNumber", "ImagePositionPatient",
+    "ImageOrientationPatient", "NumberOfFrames", "Rows", "Columns", "SOPClassUID", "SOPInstanceUID", "FrameTime",
+    "CineRate", "SpecificCharacterSet", "PhotometricInterpretation", "SamplesPerPixel",
+]  # fmt: skip
+MODALITIES = {
+    "CT": "CT scan", "MR": "MR scan", "CR": "X-ray", "DX": "X-ray", "RG": "X-ray", "RF": "X-ray film", "US": "Ultrasound",
+    "MG": "Mammogram", "NM": "Nuclear scan", "PT": "PET scan", "XA": "Vessel X-ray", "ES": "Endoscopy", "XC": "Photo",
+    "GM": "Microscope", "SM": "Microscope", "OP": "Eye photo", "OPT": "Eye scan", "IO": "Dental X-ray", "PX": "Dental X-ray",
+    "ECG": "ECG", "SR": "Report", "PR": "Notes", "KO": "Notes", "DOC": "Document", "SC": "Picture", "OT": "Picture",
+    "RTIMAGE": "Treatment picture", "RTDOSE": "Treatment dose", "RTPLAN": "Treatment plan", "RTSTRUCT": "Treatment plan",
+    "SEG": "Marked regions", "BI": "Picture", "BMD": "Bone density",
+}  # fmt: skip
+PIXELS_MAX = 100_000_000  # of one picture; a header may claim more than this machine has memory
+MONTHS = "January February March April May June July August September October November December".split()
+
+
+class CannotShow(Exception):
+    """One sentence for the person in front of the screen."""
+
+
+@dataclasses.dataclass(order=True)
+class Instance:
+    """One file of a series."""
+
+    order: tuple[float, float, str]
+    path: str = dataclasses.field(compare=False)
+    frames: int = dataclasses.field(compare=False, default=1)
+    has_pixels: bool = dataclasses.field(compare=False, default=True)
+
+
+@dataclasses.dataclass
+class Series:
+    uid: str
+    number: float
+    modality: str
+    description: str
+    body_part: str
+    cine: bool = False
+    instances: list[Instance] = dataclasses.field(default_factory=list)
+    _starts: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def pictures(self) -> int:
+        return sum(i.frames for i in self.instances)
+
+    @property
+    def title(self) -> str:
+        return MODALITIES.get(self.modality, "Picture") + (f", {self.body_part}" if self.body_part else "")
+
+    @property
+    def words(self) -> str:
+        count = self.pictures
+        if not any(i.has_pixels for i in self.instances):
+            return "no picture inside"
+        return "1 picture" if count == 1 else f"{count} pictures"
+
+    def add(self, instance: Instance) -> int:
+        """Puts it in its place; returns how many pictures stand before it."""
+        at = bisect.bisect(self.instances, instance)
+        self.instances.insert(at, instance)
+        return sum(i.frames for i in self.instances[:at])
+
+    def at(self, picture: int) -> tuple[Instance, int]:
+        """The file and the frame in it."""
+        for instance in self.instances:
+            if picture < instance.frames:
+                return instance, picture
+            picture -= instance.frames
+        raise IndexError(picture)
+
+
+@dataclasses.dataclass
+class Study:
+    patient: str = ""
+    born: str = ""
+    date: str = ""
+    description: str = ""
+    hospital: str = ""
+
+
+def plain_name(value: object) -> str:
+    """`Family^Given^^Dr` as people write it."""
+    text = str(value or "").split("=")[0]
+    parts = (text.split("^") + ["", "", "", ""])[:5]
+    family, given, middle, prefix, suffix = (p.strip() for p in parts)
+    return " ".join(p for p in (prefix, given, middle, family, suffix) if p)
+
+
+def plain_date(value: object) -> str:
+    text = str(value or "").replace(".", "").replace("-", "")
+    if len(text) < 8 or not text[:8].isdigit() or not 1 <= int(text[4:6]) <= 12:
+        return ""
+    return f"{int(text[6:8])} {MONTHS[int(text[4:6]) - 1]} {text[:4]}"
+
+
+def plain_part(value: object) -> str:
+    return str(value or "").replace("_", " ").strip().lower()
+
+
+def number(value: object, otherwise: float) -> float:
+    try:
+        found = float(str(value))
+    except ValueError:
+        return otherwise
+    return found if np.isfinite(found) else otherwise
+
+
+def position(header: pydicom.Dataset) -> float:
+    """Where a slice lies along the normal of its plane (PS3.3 C.7.6.2.1.1); 0 when it does not say."""
+    try:
+        place = [float(v) for v in header.ImagePositionPatient]
+        axes = [float(v) for v in header.ImageOrientationPatient]
+        return float(np.dot(np.cross(axes[:3], axes[3:6]), place))
+    except (AttributeError, TypeError, ValueError, IndexError):
+        return 0.0
+
+
+class Collection:
+    """All series of a folder, growing while files are read."""
+
+    def __init__(self) -> None:
+        self.series: list[Series] = []
+        self.study = Study()
+        self.seen: set[str] = set()
+        self.other_files = 0
+
+    def add_file(self, path: str) -> tuple[Series, int] | None:
+        """Reads one header. The series and the number of the file's first picture in it, or None when there is none."""
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADER_TAGS)
+        except (InvalidDicomError, OSError, ValueError, EOFError, AttributeError, KeyError, NotImplementedError, TypeError):
+            self.other_files += 1
+            return None
+        if not header.get("SOPClassUID") and not header.get("Rows"):
+            self.other_files += 1  # DICOMDIR and the like
+            return None
+        uid = str(header.get("SOPInstanceUID", path))
+        if uid in self.seen:
+            return None
+        self.seen.add(uid)
+        if not self.study.patient:
+            self.study = Study(
+                plain_name(header.get("PatientName")),
+                plain_date(header.get("PatientBirthDate")),
+                plain_date(header.get("StudyDate") or header.get("SeriesDate")),
+                str(header.get("StudyDescription") or "").strip(),
+                str(header.get("InstitutionName") or "").strip(),
+            )
+        series_uid = str(header.get("SeriesInstanceUID") or "none")
+        series = next((s for s in self.series if s.uid == series_uid), None)
+        if series is None:
+            series = Series(
+                series_uid,
+                number(header.get("SeriesNumber"), 1e9),
+                str(header.get("Modality") or "OT"),
+                str(header.get("SeriesDescription") or "").strip(),
+                plain_part(header.get("BodyPartExamined")),
+            )
+            bisect.insort(self.series, series, key=lambda s: (s.number, s.uid))
+        has_pixels = bool(header.get("Rows")) and bool(header.get("Columns"))
+        frames = int(number(header.get("NumberOfFrames"), 1)) if has_pixels else 1
+        frames = min(max(frames, 1), 100_000)
+        series.cine = series.cine or frames > 1
+        order = (number(header.get("InstanceNumber"), 1e9), position(header), path)
+        return series, series.add(Instance(order, path, frames, has_pixels))
+
+
+def walk(folder: str) -> Iterator[str]:
+    """Files in the order of their paths, without what viewers wrote."""
+    if Path(folder).is_file():
+        yield folder
+        return
+    for here, folders, names in os.walk(folder):
+        if here == folder and "results" in folders:
+            folders.remove("results")
+        folders.sort()
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield os.path.join(here, name)
+
+
+# -- pixels ---------------------------------------------------------------------------------------------------------
+@dataclasses.dataclass
+class Picture:
+    """Decoded: `values` in the modality's units (grey) or bytes (colour); `centre` and `width` as the file asks."""
+
+    values: np.ndarray
+    colour: bool
+    inverted: bool
+    centre: float
+    width: float
+    aspect: float = 1.0  # height of a pixel over its width
+
+
+class Decoder:
+    """Reads pictures of files; keeps the last file, because its other frames are likely next."""
+
+    def __init__(self) -> None:
+        self.path = ""
+        self.dataset: pydicom.Dataset | None = None
+        self.pixels: np.ndarray | None = None
+
+    def picture(self, path: str, frame: int) -> Picture:
+        """Raises CannotShow with a sentence that helps."""
+        if path != self.path:
+            self.path, self.dataset, self.pixels = "", None, None
+            try:
+                self.dataset = pydicom.dcmread(path)
+            except Exception as reason:  # a damaged file may fail anywhere in the parser
+                raise CannotShow("This file is damaged and cannot be read.") from reason
+            self.path = path
+        assert self.dataset is not None
+        if self.pixels is None:
+            self.pixels = decode(self.dataset)
+        dataset, pixels = self.dataset, self.pixels
+        frames = int(number(dataset.get("NumberOfFrames"), 1))
+        if frames > 1 and pixels.ndim >= 3:
+            pixels = pixels[min(frame, len(pixels) - 1)]
+        return develop(dataset, pixels)
+
+
+def decode(dataset: pydicom.Dataset) -> np.ndarray:
+    if "EncapsulatedDocument" in dataset:
+        raise CannotShow("This is a document, not a picture. Open it with the documents viewer.")
+    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise CannotShow("There is no picture in this file. It may be a report or notes about other pictures.")
+    rows, columns = number(dataset.get("Rows"), 0), number(dataset.get("Columns"), 0)
+    frames, samples = number(dataset.get("NumberOfFrames"), 1), number(dataset.get("SamplesPerPixel"), 1)
+    if rows < 1 or columns < 1 or rows * columns * max(frames, 1) * max(samples, 1) > PIXELS_MAX * 4:
+        raise CannotShow("This picture says that it is larger than this machine can hold.")
+    try:
+        return dataset.pixel_array
+    except MemoryError as reason:
+        raise CannotShow("This picture is larger than this machine can hold.") from reason
+    except Exception as reason:  # every decoder has its own errors
+        syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
+        if syntax is not None and getattr(syntax, "is_compressed", False):
+            name = getattr(syntax, "name", str(syntax))
+            raise CannotShow(f"This picture is packed in a way that this viewer cannot open ({name}).") from reason
+        raise CannotShow("The picture in this file is damaged or not complete.") from reason
+
+
+def develop(dataset: pydicom.Dataset, pixels: np.ndarray) -> Picture:
+    """From stored to meaningful values."""
+    kind = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
+    aspect = 1.0
+    spacing = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing") or dataset.get("PixelAspectRatio")
+    try:
+        aspect = float(spacing[0]) / float(spacing[1])
+    except (TypeError, ValueError, IndexError, ZeroDivisionError):
+        pass
+    aspect = aspect if 0.1 <= aspect <= 10 else 1.0
+    try:
+        if kind == "PALETTE COLOR":
+            coloured = apply_color_lut(pixels, dataset)
+            pixels = (coloured >> 8 if coloured.dtype.itemsize > 1 else coloured).astype(np.uint8)
+            return Picture(pixels[..., :3], True, False, 127.5, 255.0, aspect)
+        if pixels.ndim == 3 and pixels.shape[-1] >= 3:
+            syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None)
+            # Decoders of compressed pictures hand out RGB themselves; raw YBR is ours to turn.
+            if kind.startswith("YBR_FULL") and not getattr(syntax, "is_compressed", False):
+                pixels = convert_color_space(pixels, kind, "RGB")
+            if pixels.dtype != np.uint8:
+                pixels = (pixels >> (8 * pixels.dtype.itemsize - 8)).astype(np.uint8)
+            return Picture(pixels[..., :3], True, False, 127.5, 255.0, aspect)
+        values = np.asarray(apply_modality_lut(pixels, dataset), dtype=np.float32)
+    except Exception as reason:
+        raise CannotShow("The colours of this picture are described in a way that this viewer does not know.") from reason
+    centre, width = window(dataset, values)
+    return Picture(values, False, kind == "MONOCHROME1", centre, width, aspect)
+
+
+def first(value: object) -> object:
+    return value[0] if isinstance(value, (list, tuple, pydicom.multival.MultiValue)) and len(value) else value
+
+
+def window(dataset: pydicom.Dataset, values: np.ndarray) -> tuple[float, float]:
+    """The brightness that the file asks for (its first), else one that shows 98 of 100 pixels."""
+    centre = number(first(dataset.get("WindowCenter")), np.nan)
+    width = number(first(dataset.get("WindowWidth")), np.nan)
+    if np.isfinite(centre) and np.isfinite(width) and width >= 1:
+        return float(centre), float(width)
+    sample = values[:: max(1, values.shape[0] // 256), :: max(1, values.shape[1] // 256)]
+    low, high = (float(v) for v in np.percentile(sample, (1, 99)))
+    if high <= low:
+        low, high = float(values.min()), float(values.max())
+    return (low + high) / 2, max(high - low, 1.0)
+
+
+def shown(picture: Picture, lighter: float = 0.0, contrast: float = 1.0) -> np.ndarray:
+    """8-bit grey or RGB. `lighter` in widths of the window (positive is lighter), `contrast` above 1 is harder.
+
+    The linear function of PS3.3 C.11.2.1.2, without its half-pixel corrections.
+    """
+    width = max(picture.width / max(contrast, 0.05), 1.0 if not picture.colour else 0.01)
+    direction = 1 if picture.inverted else -1
+    centre = picture.centre + direction * lighter * picture.width
+    if picture.colour and lighter == 0 and contrast == 1:
+        return picture.values
+    low = centre - width / 2
+    grey = (picture.values.astype(np.float32) - low) * (255.0 / width)
+    np.clip(grey, 0, 255, out=grey)
+    result = grey.astype(np.uint8)
+    return 255 - result if picture.inverted and not picture.colour else result
