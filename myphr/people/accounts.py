@@ -1,6 +1,6 @@
 """Accounts: register, sign in, change the password, recover. The password opens the owner's key ring or nothing does.
 
-No password hash is kept; unknown addresses cost the same work and get the same answer as wrong passwords. Called by
+No password hash is kept; unknown addresses cost the same slow hash and get the same answer as wrong passwords. Called by
 the entrance and account pages and the command line; `Portal` is what they hand in as `parts`.
 """
 
@@ -99,8 +99,7 @@ def sign_in(
     attempts.begin(proved, *others)
     found = _find(parts, email)
     if found is None:
-        _work_in_vain(parts, password)
-        _note_failure(parts, "sign-in-failed", None)
+        _work_in_vain(parts, password)  # not noted: made-up addresses must not fill the trail, and concern nobody
         raise SignInFailed()
     account, stored = found
     ring = _open_by_password(parts, password, stored)
@@ -190,7 +189,6 @@ def recover(parts: Parts, email: str, recovery_code: str, new_password: str, *, 
     attempts.begin(proved, *others)
     found = _find(parts, email)
     if found is None:
-        _note_failure(parts, "recovery-failed", None)
         raise RecoveryFailed("no such account")
     account, stored = found
     try:
@@ -311,9 +309,9 @@ def _note(db: Session, event: str, account: Account, **details: object) -> None:
     trail.record(db, event, account_id=account.id, actor=Actor("patient", account.id), **details)
 
 
-def _note_failure(parts: Parts, event: str, account: Account | None) -> None:
+def _note_failure(parts: Parts, event: str, account: Account) -> None:
     with parts.database.write() as db:
-        trail.record(db, event, account_id=account.id if account else None, actor=trail.SYSTEM)
+        trail.record(db, event, account_id=account.id, actor=trail.SYSTEM)
 
 
 __all__ = [

@@ -18,8 +18,10 @@ from myphr.errors import SignInUnavailable, TooManyAttempts
 WAIT_SECONDS_FIRST = 15
 WAIT_SECONDS_MAX = 900  # a stranger who guesses on purpose keeps the owner out for at most this long after the last try
 FORGET_SECONDS = 86_400
+FORGET_FREE_SECONDS = 3_600  # made-up addresses, five tries each, must not fill Redis for a day
 
-# KEYS: one hash per subject. ARGV: now, first wait, longest wait, forget after, then the free tries of each subject.
+# KEYS: one hash per subject. ARGV: now, first wait, longest wait, forget after (when waiting, when not), then the free
+# tries of each subject.
 _BEGIN = """
 local now, first, longest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local wait = 0
@@ -28,11 +30,11 @@ for _, key in ipairs(KEYS) do
 end
 if wait > 0 then return math.ceil(wait) end
 for i, key in ipairs(KEYS) do
-  local over = redis.call('HINCRBY', key, 'count', 1) - tonumber(ARGV[4 + i])
+  local over = redis.call('HINCRBY', key, 'count', 1) - tonumber(ARGV[5 + i])
   if over >= 0 then
     redis.call('HSET', key, 'free_at', tostring(now + math.min(longest, first * 2 ^ math.min(over, 20))))
   end
-  redis.call('EXPIRE', key, ARGV[4])
+  redis.call('EXPIRE', key, over >= 0 and ARGV[4] or ARGV[5])
 end
 return 0
 """
@@ -81,7 +83,7 @@ class Attempts:
     def begin(self, *subjects: Subject) -> None:
         """Counts one try for each subject. Raises TooManyAttempts (fact `seconds`) while one of them has to wait, and
         then counts nothing; SignInUnavailable without Redis."""
-        limits = [self._clock(), WAIT_SECONDS_FIRST, WAIT_SECONDS_MAX, FORGET_SECONDS]
+        limits = [self._clock(), WAIT_SECONDS_FIRST, WAIT_SECONDS_MAX, FORGET_SECONDS, FORGET_FREE_SECONDS]
         wait = self._run(_BEGIN, subjects, *limits, *(subject.free_tries for subject in subjects))
         if wait:
             raise TooManyAttempts(seconds=int(wait))

@@ -70,7 +70,8 @@ def test_printing_a_key_pair_shows_no_private_key() -> None:
     assert PAIR.private.hex() not in repr(PAIR) and repr(PAIR.private) not in repr(PAIR)
 
 
-@pytest.mark.parametrize("bad", [b"", PAIR.private[:-1], PAIR.private + b"\0", b"\x02" + PAIR.private[1:]])
+@pytest.mark.parametrize("bad", [b"", PAIR.private[:-1], PAIR.private + b"\0", b"\x02" + PAIR.private[1:]],
+                         ids=["empty", "short", "long", "suite"])
 def test_unusable_private_keys_are_refused(bad: bytes) -> None:
     with pytest.raises(EnvelopeError):
         KeyPair.from_private(bad)
@@ -80,7 +81,8 @@ def test_unusable_private_keys_are_refused(bad: bytes) -> None:
 
 @pytest.mark.parametrize("bad", [b"", PAIR.public[:-1], PAIR.public + b"\0", b"\x02" + PAIR.public[1:],
                                  PAIR.public[:1] + b"\xff" * 1184 + PAIR.public[-32:],
-                                 PAIR.public[:-32] + bytes(32)])
+                                 PAIR.public[:-32] + bytes(32)],
+                         ids=["empty", "short", "long", "suite", "ml-kem", "low-order"])
 def test_unusable_public_keys_are_refused(bad: bytes) -> None:
     with pytest.raises(EnvelopeError):
         seal_to(bad, b"x", context=b"")

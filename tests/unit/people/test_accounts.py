@@ -155,6 +155,15 @@ def test_unknown_address_and_wrong_password_get_the_same_answer(portal: Portal, 
     assert len(set(answers)) == 1
 
 
+def test_made_up_addresses_do_not_fill_the_trail(portal: Portal) -> None:
+    for number in range(3):
+        with pytest.raises(SignInFailed):
+            accounts.sign_in(portal, f"{number}@patient.example", NEW_PASSWORD, "")
+        with pytest.raises(RecoveryFailed):
+            accounts.recover(portal, f"{number}@patient.example", passwords.new_recovery_code(), NEW_PASSWORD)
+    assert trail.verify(portal.database) == 0
+
+
 def test_unknown_address_costs_the_same_slow_hash(portal: Portal, patient: SignedIn,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     work: list[tuple[int, int]] = []

@@ -10,6 +10,7 @@ from redis.retry import Retry
 
 from myphr.errors import SignInUnavailable, TooManyAttempts
 from myphr.people.attempts import (
+    FORGET_FREE_SECONDS,
     FORGET_SECONDS,
     WAIT_SECONDS_FIRST,
     WAIT_SECONDS_MAX,
@@ -145,6 +146,10 @@ def test_parallel_guesses_get_no_more_free_tries(redis_url: str, clock: Clock) -
 
 def test_redis_holds_no_address_and_forgets(attempts: Attempts, connection: redis.Redis) -> None:
     attempts.begin(VERA, CLINIC)
+    assert all(connection.ttl(key) <= FORGET_FREE_SECONDS for key in connection.keys("*"))  # type: ignore[operator]
+    for _ in range(VERA.free_tries - 1):
+        attempts.begin(VERA)
+    assert max(connection.ttl(key) for key in connection.keys("*")) > FORGET_FREE_SECONDS  # type: ignore[type-var]
     for key in connection.keys("*"):
         assert b"vera" not in key and b"192.0.2" not in key
         assert b"vera" not in repr(connection.hgetall(key)).encode()
