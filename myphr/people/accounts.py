@@ -1,7 +1,7 @@
 """Accounts: register, sign in, change the password, recover. The password opens the owner's key ring or nothing does.
 
-No password hash is kept; unknown addresses cost the same slow hash and get the same answer as wrong passwords. Called by
-the entrance and account pages and the command line; `Portal` is what they hand in as `parts`.
+No password hash is kept; unknown addresses cost the same slow hash and get the same answer as wrong passwords.
+Called by the entrance and account pages and the command line; `Portal` is what they hand in as `parts`.
 """
 
 import re
