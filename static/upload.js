@@ -12,7 +12,6 @@
   const LITTER = /^(\.DS_Store|Thumbs\.db|desktop\.ini|\._.*)$/i; // written by the computer, not by the hospital
 
   const part = (name) => document.getElementById(`upload-${name}`);
-  const token = JSON.parse(document.body.dataset.hxHeaders)["X-CSRF-Token"];
   const jobs = []; // {file, path, sent, state: waiting | sending | done | failed, upload, why, retryable}
   let spoken = 0, refreshed = 0, lock = null, drawing = 0;
 
@@ -56,10 +55,6 @@
     const answer = error && error.originalResponse;
     if (!answer) return navigator.onLine === false ? "You are offline. It goes on when you are back." : "The connection was lost.";
     if (answer.getStatus() === 401) return "You are signed out. Sign in again, then put this file in once more.";
-    try {
-      const said = JSON.parse(answer.getBody());
-      if (said.message) return said.message;
-    } catch { /* not JSON: fall through */ }
     const text = (answer.getBody() || "").trim();
     return text && text.length < 200 && !text.startsWith("<") ? text : "The portal could not take this file.";
   }
@@ -70,7 +65,6 @@
     job.why = "";
     const upload = job.upload = new tus.Upload(job.file, {
       endpoint: drop.dataset.endpoint,
-      headers: { "X-CSRF-Token": token, Accept: "application/json" },
       metadata: { filename: job.file.name, relativePath: job.path, filetype: job.file.type || "application/octet-stream" },
       uploadDataDuringCreation: job.file.size <= WITH_CREATION_BYTES_MAX,
       retryDelays: RETRY_MS,

@@ -1,0 +1,90 @@
+"""Sets the stage for page tests with real rows: files sealed into a record, VM sessions in a state, screens watched."""
+
+import io
+import json
+import time
+from typing import Any
+
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+from myphr.database import new_id, now
+from myphr.ingest.identify import describe
+from myphr.machines.models import Machine, VmSession
+from myphr.people.models import StoredKeyRing
+from myphr.portal import Portal
+from myphr.records.items import ItemWriter
+from myphr.records.models import Item
+from myphr.sharing import live
+
+
+def dicom_bytes(study_uid: str, number: int = 1, **headers: Any) -> bytes:
+    """One small MR image with these headers (DICOM keywords)."""
+    image = Dataset()
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = MRImageStorage
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = generate_uid()
+    image.StudyInstanceUID, image.SeriesInstanceUID = study_uid, study_uid[:60] + ".1"
+    image.Modality, image.InstanceNumber = "MR", number
+    image.Rows = image.Columns = 4
+    image.BitsAllocated = image.BitsStored = 8
+    image.HighBit, image.PixelRepresentation, image.SamplesPerPixel = 7, 0, 1
+    image.PhotometricInterpretation = "MONOCHROME2"
+    image.PixelData = bytes(16)
+    for keyword, value in headers.items():
+        setattr(image, keyword, value)
+    out = io.BytesIO()
+    image.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+def put_in(portal: Portal, account_id: str, content: bytes, name: str, path: str = "", source: str = "upload", source_id: str | None = None) -> Item:
+    """One file in somebody's record, sealed as every file is."""
+    with portal.database.read() as db:
+        ring = db.get(StoredKeyRing, account_id)
+    assert ring is not None
+    with ItemWriter(
+        portal, account_id, owner_public_key=ring.public_key, source=source, source_id=source_id, describe=describe
+    ) as writer:
+        writer.write(content)
+        return writer.finish(name, path)
+
+
+def put_study(portal: Portal, account_id: str, images: int = 2, **headers: Any) -> str:
+    """A study of a few images; returns its id."""
+    uid = generate_uid()
+    words = {"StudyDate": "20240826", "InstitutionName": "Harbour Hospital", "BodyPartExamined": "HEAD", "StudyDescription": "MRI Head"}
+    items = [
+        put_in(portal, account_id, dicom_bytes(uid, number, **(words | headers)), f"IM{number:05}", f"DISC/IM{number:05}")
+        for number in range(1, images + 1)
+    ]
+    assert items[0].study_id
+    return items[0].study_id
+
+
+def put_vm_session(portal: Portal, account_id: str, state: str = "live", **values: Any) -> str:
+    """A VM session row in this state, with a machine if that state has one; returns its id."""
+    machine_id = None
+    with portal.database.write() as db:
+        if state in ("connecting", "opening", "live"):
+            machine = Machine(vmid=100_000 + int(time.monotonic_ns() % 800_000), node="pve", template="probe", state="claimed")
+            db.add(machine)
+            db.flush()
+            machine_id = machine.id
+        facts: dict[str, Any] = {"viewer": "probe", "template": "probe", "items_count": 2, "live_at": now() if state == "live" else None}
+        row = VmSession(id=new_id(), account_id=account_id, state=state, machine_id=machine_id, **(facts | values))
+        db.add(row)
+        db.flush()
+        return row.id
+
+
+def isolation(*blocked: bool) -> str:
+    """What a guest's check left in the row."""
+    return json.dumps([{"check": name, "blocked": is_blocked} for name, is_blocked in zip(("dns", "public", "ipv6"), blocked, strict=False)])
+
+
+def watch(portal: Portal, vm_session_id: str, grant: str, access: str = "view") -> None:
+    """What the screen gateway writes while somebody looks."""
+    moment = time.time()
+    portal.redis.hset(live.presence_key(vm_session_id), new_id(), live.presence_value(grant, access, moment, moment))

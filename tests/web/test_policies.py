@@ -1,0 +1,157 @@
+"""Every view carries exactly one policy; a stranger gets 404 and nobody gets anything; wrong methods are refused."""
+
+from collections.abc import Callable
+
+import pytest
+from flask import Flask
+from werkzeug.routing import Rule as UrlRule
+
+from myphr.portal import Portal
+from myphr.web.policy import ANYONE, SIGNED_IN, policies_of, policy
+from tests.cast import PATIENT, STRANGER, Person, SignedIn
+from tests.web.conftest import sign_in
+from tests.web.page_client import PageClient
+from tests.web.stage import put_in, put_study, put_vm_session
+
+METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
+ANYBODYS = {
+    "entrance.welcome", "entrance.register", "entrance.register_now", "entrance.sign_in", "entrance.sign_in_now",
+    "entrance.recover", "entrance.recover_now", "help.help_page", "operator.healthz", "files.static_file",
+    "caregiver.landing", "caregiver.open_share",
+}  # fmt: skip
+# What belongs to the person asking: a stranger gets their own, never the patient's.
+OF_THE_CALLER = {
+    "entrance.sign_out", "entrance.recovery_code_check", "entrance.confirm_recovery_code", "account.my_account",
+    "account.change_password", "account.new_recovery_code", "record.my_record", "record.items", "record.load_samples",
+    "trail.who_looked",
+}  # fmt: skip
+OF_A_VISITOR = {"caregiver.screen", "caregiver.ticket", "caregiver.state", "caregiver.leave"}
+OF_THE_OPERATOR = {"operator.status"}
+OF_ONE_OWNER = {
+    "account.sign_out_device", "study.study", "study.open_study", "study.delete_study", "study.item", "study.open_item",
+    "study.download", "study.delete_item", "machine.machine", "machine.progress", "machine.watch", "machine.ticket",
+    "machine.here", "machine.keep", "machine.end", "machine.share", "machine.withdraw",
+}  # fmt: skip
+
+
+def rules_of(app: Flask) -> list[UrlRule]:
+    """Everything but uploads, which have their own tests (test_uploads.py)."""
+    return [rule for rule in app.url_map.iter_rules() if not rule.endpoint.startswith("uploads.")]
+
+
+def methods_of(rule: UrlRule) -> set[str]:
+    return (rule.methods or set()) & METHODS
+
+
+# -- one policy each ------------------------------------------------------------------------------
+def test_every_view_carries_exactly_one_policy(app: Flask) -> None:
+    assert {name: policies_of(view) for name, view in app.view_functions.items() if len(policies_of(view)) != 1} == {}
+
+
+def test_a_view_without_a_policy_is_noticed() -> None:
+    assert policies_of(lambda: "open to all") == ()
+
+
+def test_a_view_with_two_policies_is_noticed() -> None:
+    @policy(SIGNED_IN)
+    @policy(ANYONE)
+    def twice() -> str:
+        return ""
+
+    assert len(policies_of(twice)) == 2
+
+
+def test_every_address_is_known_to_these_tests(app: Flask) -> None:
+    known = ANYBODYS | OF_THE_CALLER | OF_A_VISITOR | OF_THE_OPERATOR | OF_ONE_OWNER
+    assert {rule.endpoint for rule in rules_of(app)} == known
+
+
+def test_only_the_open_pages_are_open_to_anyone(app: Flask) -> None:
+    assert {rule.endpoint for rule in rules_of(app) if policies_of(app.view_functions[rule.endpoint]) == (ANYONE,)} == ANYBODYS
+
+
+# -- strangers ------------------------------------------------------------------------------------
+@pytest.fixture
+def things(portal: Portal, patient: SignedIn) -> dict[str, str]:
+    """The ids of what belongs to the patient, by the name that addresses give them."""
+    account_id = patient.account.id
+    return {
+        "study_id": put_study(portal, account_id), "item_id": put_in(portal, account_id, b"a letter", "letter.txt").id,
+        "vm_session_id": put_vm_session(portal, account_id), "login_session_id": patient.login.login_session.id,
+        "share_id": "6a1b0000-0000-4000-8000-000000000000",
+    }  # fmt: skip
+
+
+def _address(app: Flask, rule: UrlRule, things: dict[str, str]) -> str:
+    with app.test_request_context():
+        return app.url_for(rule.endpoint, **{name: things[name] for name in rule.arguments})  # type: ignore[arg-type]
+
+
+def _call_all(app: Flask, client: PageClient, endpoints: set[str], things: dict[str, str]) -> dict[str, tuple[int, str]]:
+    answers = {}
+    token = client.token()
+    for rule in rules_of(app):
+        for method in methods_of(rule) if rule.endpoint in endpoints else ():
+            answer = client.request(method, _address(app, rule, things), headers={"X-CSRF-Token": token})
+            answers[f"{method} {rule.endpoint}"] = (answer.status_code, answer.headers.get("Location", ""))
+    return answers
+
+
+def test_a_stranger_gets_404_for_everything_of_somebody_else(app: Flask, nils: PageClient, things: dict[str, str]) -> None:
+    answers = _call_all(app, nils, OF_ONE_OWNER, things)
+    assert len(answers) >= len(OF_ONE_OWNER)
+    assert {name: status for name, (status, _) in answers.items() if status != 404} == {}
+
+
+def test_the_owner_gets_what_the_stranger_does_not(app: Flask, browser: PageClient, things: dict[str, str]) -> None:
+    """Shows that the 404s above are about who asks, not about the address."""
+    vera = sign_in(browser, PATIENT)
+    reading = {"study.study", "study.item", "study.download", "machine.machine", "machine.ticket", "machine.here"}
+    answers = _call_all(app, vera, reading, things)
+    assert {name: status for name, (status, _) in answers.items() if status not in (200, 204)} == {}
+
+
+def test_nobody_is_sent_to_sign_in_from_every_page_that_needs_it(app: Flask, browser: PageClient, things: dict[str, str]) -> None:
+    answers = _call_all(app, browser, OF_ONE_OWNER | OF_THE_CALLER | OF_THE_OPERATOR, things)
+    refused = {name: answer for name, answer in answers.items() if not (answer[0] == 303 and answer[1].startswith("/sign-in"))}
+    assert refused == {"POST machine.ticket": (401, "")}  # the screen's script wants JSON, not a page
+
+
+def test_without_a_visit_every_page_of_a_visitor_is_a_closed_link(app: Flask, nils: PageClient, things: dict[str, str]) -> None:
+    answers = _call_all(app, nils, OF_A_VISITOR, things)
+    assert {status for status, _ in answers.values()} == {410}
+
+
+def test_the_operator_page_is_not_there_for_others(nils: PageClient) -> None:
+    assert nils.get("/operator").status_code == 404
+
+
+def test_the_operator_sees_the_operator_page(oda: PageClient) -> None:
+    assert oda.get("/operator").status_code == 200
+
+
+def test_the_operator_gets_404_for_a_record(app: Flask, oda: PageClient, things: dict[str, str]) -> None:
+    answers = _call_all(app, oda, OF_ONE_OWNER, things)
+    assert {status for status, _ in answers.values()} == {404}
+
+
+# -- wrong methods --------------------------------------------------------------------------------
+def test_every_wrong_method_is_refused_with_a_page(app: Flask, browser_of: Callable[[Person], PageClient], things: dict[str, str]) -> None:
+    client = browser_of(STRANGER)
+    token = client.token()
+    allowed: dict[str, set[str]] = {}
+    for rule in rules_of(app):
+        allowed.setdefault(_address_shape(rule), set()).update(methods_of(rule))
+    tried = 0
+    for rule in rules_of(app):
+        address = _address(app, rule, things) if rule.endpoint != "files.static_file" else "/static/app.css"
+        for method in METHODS - allowed[_address_shape(rule)]:
+            answer = client.request(method, address, headers={"X-CSRF-Token": token})
+            assert answer.status_code == 405, (method, rule.endpoint, answer.status_code)
+            assert answer.headers["Allow"]
+            tried += 1
+    assert tried > 100
+
+
+def _address_shape(rule: UrlRule) -> str:
+    return rule.rule

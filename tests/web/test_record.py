@@ -1,0 +1,176 @@
+"""My record, a study, a file: what is shown, downloaded, deleted; and that a file's own words are never code."""
+
+from collections.abc import Callable
+
+import pytest
+from sqlmodel import select
+
+from myphr.database import new_id
+from myphr.portal import Portal
+from myphr.records.models import ArchiveTask
+from tests.cast import PATIENT, Person, SignedIn
+from tests.web.conftest import sign_in
+from tests.web.page_client import PageClient, text_of
+from tests.web.stage import put_in, put_study
+
+HOSTILE = "<img src=x onerror=alert(1)><script>alert('x')</script>"
+
+
+@pytest.fixture
+def vera(browser: PageClient, patient: SignedIn) -> PageClient:
+    return sign_in(browser, PATIENT)
+
+
+def test_an_empty_record_explains_itself(vera: PageClient) -> None:
+    assert "Your record is empty" in text_of(vera.get("/record"))
+
+
+def test_a_study_is_shown_in_plain_words_and_never_by_its_uid(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    put_study(portal, patient.account.id, images=3)
+    words = text_of(vera.get("/record"))
+    assert "MR scan, head" in words and "26 August 2024" in words and "Harbour Hospital" in words and "3 images" in words
+    assert "1.2.826" not in words
+
+
+def test_a_document_is_listed_with_its_kind_and_size(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    put_in(portal, patient.account.id, b"%PDF-1.7\n" + bytes(2000), "Discharge letter.pdf")
+    words = text_of(vera.get("/record"))
+    assert "Discharge letter.pdf" in words and "PDF" in words and "2.0 KB" in words
+
+
+def test_another_patient_sees_nothing_of_it(portal: Portal, patient: SignedIn, nils: PageClient) -> None:
+    put_study(portal, patient.account.id)
+    assert "Your record is empty" in text_of(nils.get("/record"))
+
+
+def test_the_study_page_tells_series_sizes_and_sums(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    study_id = put_study(portal, patient.account.id, SeriesDescription="T1 axial")
+    page = vera.page(f"/study/{study_id}")
+    words = text_of(page)
+    assert "T1 axial" in words and "2 images" in words
+    assert page.select_one("details table") and len(page.select("details tbody tr")) == 2
+    assert len(page.select("details tbody tr")[0].select("code")[0].get_text()) == 64
+
+
+def test_hostile_names_in_a_study_are_only_text(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    study_id = put_study(
+        portal, patient.account.id, InstitutionName=HOSTILE, StudyDescription=HOSTILE, SeriesDescription=HOSTILE[:60],
+        PatientName=f"{HOSTILE[:50]}^X", BodyPartExamined="<B>HEAD",
+    )  # fmt: skip
+    for address in ("/record", f"/study/{study_id}", f"/study/{study_id}/delete"):
+        page = vera.get(address)
+        assert page.status_code == 200
+        assert "<img src=x" not in page.text and "<script>alert" not in page.text
+    assert "&lt;img src=x" in vera.get(f"/study/{study_id}").text
+
+
+def test_hostile_file_names_are_only_text(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    item = put_in(portal, patient.account.id, b"plain words", HOSTILE, f"a/{HOSTILE}")
+    for address in ("/record", f"/item/{item.id}", f"/item/{item.id}/delete"):
+        assert "<script>alert" not in vera.get(address).text
+    header = vera.get(f"/item/{item.id}/download").headers["Content-Disposition"]
+    assert "<" not in header and header.startswith("attachment;")
+
+
+@pytest.mark.parametrize("name", ['a"; filename="b.exe', "a\r\nSet-Cookie: x=y", "ärztlicher Brief 日本.pdf", "..", "con\u202excod.exe"])
+def test_any_name_makes_one_safe_download_header(vera: PageClient, portal: Portal, patient: SignedIn, name: str) -> None:
+    item = put_in(portal, patient.account.id, b"bytes of " + name.encode(), name)
+    answer = vera.get(f"/item/{item.id}/download")
+    assert answer.status_code == 200
+    header = answer.headers["Content-Disposition"]
+    assert header.count('"') == 2 and "\n" not in header and header.isascii()
+
+
+def test_a_download_is_the_file_byte_by_byte(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    content = bytes(range(256)) * 9000  # 2.3 MB: several blocks
+    item = put_in(portal, patient.account.id, content, "raw.bin")
+    answer = vera.get(f"/item/{item.id}/download")
+    assert answer.data == content
+    assert answer.headers["Content-Length"] == str(len(content))
+    assert answer.mimetype == "application/octet-stream"
+
+
+def test_a_page_in_the_record_is_never_shown_as_a_page(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    item = put_in(portal, patient.account.id, b"<!doctype html><script>alert(1)</script>", "page.html")
+    answer = vera.get(f"/item/{item.id}/download")
+    assert answer.mimetype == "application/octet-stream"
+    assert "sandbox" in answer.headers["Content-Security-Policy"] and answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_download_stands_in_who_looked(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    item = put_in(portal, patient.account.id, b"words", "letter.txt")
+    vera.get(f"/item/{item.id}/download")
+    assert "You downloaded a file." in text_of(vera.get("/who-looked"))
+
+
+def test_deleting_asks_first_and_get_changes_nothing(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    study_id = put_study(portal, patient.account.id)
+    assert "Delete this study?" in text_of(vera.get(f"/study/{study_id}/delete"))
+    assert vera.get(f"/study/{study_id}").status_code == 200
+
+
+def test_a_deleted_study_is_gone(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    study_id = put_study(portal, patient.account.id)
+    assert vera.post(f"/study/{study_id}/delete").headers["Location"] == "/record"
+    words = text_of(vera.get("/record"))
+    assert "The study is deleted." in words and "Your record is empty" in words
+    assert vera.get(f"/study/{study_id}").status_code == 404
+
+
+def test_a_deleted_file_is_gone(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    item = put_in(portal, patient.account.id, b"words", "letter.txt")
+    vera.post(f"/item/{item.id}/delete")
+    assert vera.get(f"/item/{item.id}/download").status_code == 404
+
+
+def test_a_stranger_deletes_nothing(browser_of: Callable[[Person], PageClient], vera: PageClient, nils: PageClient, portal: Portal, patient: SignedIn) -> None:
+    study_id = put_study(portal, patient.account.id)
+    assert nils.post(f"/study/{study_id}/delete").status_code == 404
+    assert vera.get(f"/study/{study_id}").status_code == 200
+
+
+# -- the list as a fragment -----------------------------------------------------------------------
+def put_task(portal: Portal, patient: SignedIn, state: str, **values: object) -> str:
+    item = put_in(portal, patient.account.id, b"PK\x05\x06" + bytes(18), "disc.zip")
+    with portal.database.write() as db:
+        task = ArchiveTask(id=new_id(), account_id=patient.account.id, item_id=item.id, state=state, dek_for_worker=None, **values)
+        db.add(task)
+        return task.id
+
+
+def test_the_list_alone_is_the_same_as_on_the_page(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    put_study(portal, patient.account.id)
+    whole, part = vera.get("/record"), vera.get("/record/items", htmx=True)
+    assert "<html" not in part.text and part.text.strip() in whole.text
+
+
+def test_the_list_as_a_plain_address_is_a_whole_page(vera: PageClient) -> None:
+    assert "<h1>My record</h1>" in vera.get("/record/items").text
+
+
+def test_going_back_in_history_gets_a_whole_page(vera: PageClient) -> None:
+    answer = vera.get("/record/items", htmx=True, headers={"HX-History-Restore-Request": "true"})
+    assert "<h1>My record</h1>" in answer.text
+
+
+def test_the_list_polls_only_while_an_archive_is_being_unpacked(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    assert "every" not in vera.page("/record").select_one("#record-list")["data-hx-trigger"]  # type: ignore[index]
+    task_id = put_task(portal, patient, "running", members_total=40, members_done=12)
+    page = vera.page("/record")
+    assert "every 2s" in page.select_one("#record-list")["data-hx-trigger"]  # type: ignore[index]
+    assert "12 of 40 files" in text_of(page)
+    with portal.database.write() as db:
+        task = db.exec(select(ArchiveTask).where(ArchiveTask.id == task_id)).one()
+        task.state, task.members_done = "done", 40
+        db.add(task)
+    answer = vera.get("/record/items", htmx=True)
+    assert "every" not in answer.text and "40 new files" in answer.text
+
+
+def test_a_refused_archive_says_why(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    put_task(portal, patient, "refused", error_reason="it holds too many files")
+    assert "not unpacked: it holds too many files" in text_of(vera.get("/record"))
+
+
+def test_sample_studies_are_not_offered_by_a_get(vera: PageClient) -> None:
+    assert vera.get("/record/samples").status_code == 405
