@@ -82,12 +82,8 @@ def resolve(
         return None
     if touch and (at - row.last_seen_at).total_seconds() >= TOUCH_SECONDS:
         with database.write() as db:
-            # Conditional: a click must not bring back what another browser has just revoked.
-            db.execute(
-                update(LoginSession)
-                .where(col(LoginSession.id) == row.id, col(LoginSession.revoked_at).is_(None))
-                .values(last_seen_at=at)
-            )
+            # One column only: a click cannot undo what another browser does to this row meanwhile.
+            db.execute(update(LoginSession).where(col(LoginSession.id) == row.id).values(last_seen_at=at))
         row.last_seen_at = at
     return Login(account, row, ring_key)
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,6 +150,19 @@ def test_verify_names_the_first_changed_row(sqlite: Database, column: str) -> No
     assert "4" in broken.value.message
 
 
+def test_a_row_changed_together_with_its_hash_breaks_the_link_to_the_next(sqlite: Database) -> None:
+    note(sqlite, 6)
+    with sqlite.write() as db:
+        row = db.get(AuditEvent, 4)
+        assert row is not None
+        row.account_id = NILS
+        row.hash = trail.row_hash(row)
+        db.add(row)
+    with pytest.raises(AuditBroken) as broken:
+        trail.verify(sqlite)
+    assert broken.value.facts == {"number": 5}
+
+
 def test_verify_notices_a_changed_time(database: Database) -> None:
     note(database, 3)
     with database.write() as db:
@@ -281,11 +295,11 @@ def test_units_of_work_that_lock_rows_in_opposite_order_of_the_chain_do_not_bloc
                 with database.write() as db:
                     if record_first:
                         trail.record(db, "account-closed", account_id=VERA, actor=ACTOR)
-                    account = db.get(Account, VERA, with_for_update=True)
+                    # The one changes the row at commit only, the other locks it from the start.
+                    account = db.get(Account, VERA, with_for_update=not record_first)
                     assert account is not None
-                    account.name += "x"
+                    account.name = f"Vera {uuid.uuid4()}"
                     db.add(account)
-                    db.flush()
                     if not record_first:
                         trail.record(db, "account-closed", account_id=VERA, actor=ACTOR)
         except Exception as error:

@@ -449,6 +449,23 @@ def test_two_recoveries_at_once_leave_one_working_code(portal: Portal, patient: 
     accounts.recover(portal, PATIENT.email, codes[0], "porcelain geese march slowly")
 
 
+def test_a_new_code_made_during_a_recovery_is_not_undone_by_it(portal: Portal, patient: SignedIn,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    codes: list[str] = []
+    real = accounts._wrap
+
+    def wrap_meanwhile(*arguments: Any) -> bytes:
+        if not codes:
+            codes.append(accounts.new_recovery_code(portal, patient.login, PATIENT.password))
+        return real(*arguments)
+
+    monkeypatch.setattr(accounts, "_wrap", wrap_meanwhile)
+    with pytest.raises(PasswordRefused):
+        accounts.recover(portal, PATIENT.email, patient.recovery_code, NEW_PASSWORD)
+    assert sign_in_again(portal)
+    accounts.recover(portal, PATIENT.email, codes[0], NEW_PASSWORD)
+
+
 # -- what is stored -------------------------------------------------------------------------------
 def test_the_database_alone_holds_nothing_that_opens_a_ring(
     portal: Portal, enter: Callable[..., SignedIn]
