@@ -18,11 +18,11 @@ from myphr.errors import NotFound, SessionOver, ShareClosed
 from myphr.machines.models import Machine, VmSession
 from myphr.people.models import Account, LoginSession
 from myphr.sharing.models import Share, ShareVisit
+from myphr.sharing.states import OPEN
 
 REVOKED_CHANNEL = "myphr:revoked"
 PRESENCE_SECONDS = 30  # a watcher whose gateway has not said so for this long is gone (gateway killed)
 _WITH_A_SCREEN = ("opening", "live")  # states of a VM session in which its machine's screen may be seen
-_CLOSED_SHARE_STATES = ("withdrawn", "expired", "closed", "ended", "locked", "refused")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _share(
     visit = db.get(ShareVisit, visit_id) if visit_id else None
     if share is None or visit is None or visit.share_id != share.id or share.vm_session_id != vm_session.id:
         raise NotFound("not this share's")
-    if share.closed_at is not None or share.expires_at <= now or share.state in _CLOSED_SHARE_STATES:
+    if share.closed_at is not None or share.expires_at <= now or share.state not in OPEN:
         raise ShareClosed("withdrawn or expired")
     if share.access not in ("view", "control"):
         raise ShareClosed("unknown kind of access")  # fail closed on what this version does not know

@@ -102,7 +102,7 @@ class Stage:
         """A share that somebody opened: (share, visit id)."""
         share = Share(
             account_id=self.patient.account.id, vm_session_id=vm_session_id or self.vm_session_id,
-            email=CAREGIVER.email, access=access, state="open", secret_sha256="0" * 64,
+            email=CAREGIVER.email, access=access, state="opened", secret_sha256="0" * 64,
             expires_at=now() + dt.timedelta(seconds=seconds),
         )  # fmt: skip
         visit = ShareVisit(share_id=share.id, token_sha256=share.id)

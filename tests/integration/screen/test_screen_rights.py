@@ -117,6 +117,13 @@ def test_a_signed_out_owner_is_refused(stage: Stage):
     assert stage.connect().close_code() == 4403
 
 
+@pytest.mark.parametrize("state", ["withdrawn", "expired", "locked", "ended", "something new"])
+def test_a_share_that_is_not_open_is_refused(stage: Stage, state):
+    share, visit = stage.share()
+    stage.change(Share, share.id, state=state)
+    assert stage.connect(stage.share_ticket(share, visit)).close_code() == 4403
+
+
 def test_a_ticket_made_before_a_withdrawal_opens_nothing_after_it(stage: Stage):
     share, visit = stage.share()
     ticket = stage.share_ticket(share, visit)
