@@ -30,9 +30,15 @@ def my_account() -> Response:
 @blueprint.post("/password")
 @policy(SIGNED_IN)
 def change_password() -> Response:
-    others = [row.id for row in accounts.list_login_sessions(portal(), this_login()) if row.id != this_login().login_session.id]
+    others = [
+        row.id
+        for row in accounts.list_login_sessions(portal(), this_login())
+        if row.id != this_login().login_session.id
+    ]
     try:
-        accounts.change_password(portal(), this_login(), request.form.get("old_password", ""), request.form.get("new_password", ""))
+        accounts.change_password(
+            portal(), this_login(), request.form.get("old_password", ""), request.form.get("new_password", "")
+        )
     except PortalError as error:
         return _page(error.status, password_error=error)
     for login_session_id in others:

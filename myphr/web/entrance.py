@@ -6,6 +6,7 @@ its last group, so that the person can prove to have written it down.
 
 import hmac
 from hashlib import sha256
+from typing import Any
 
 from flask import Blueprint, Response, redirect, request, session, url_for
 from flask_login import current_user
@@ -43,7 +44,9 @@ def register_now() -> Response:
     form = {name: request.form.get(name, "") for name in ("name", "email")}
     password = request.form.get("password", "")
     try:
-        _account, recovery_code = accounts.register(portal(), form["email"], form["name"], password, address=this_address())
+        _account, recovery_code = accounts.register(
+            portal(), form["email"], form["name"], password, address=this_address()
+        )
     except PortalError as error:
         return _again("register.html", error, form=form)
     start(*accounts.sign_in(portal(), form["email"], password, this_device()))
@@ -139,7 +142,7 @@ def recover_now() -> Response:
     return show_recovery_code(recovery_code, is_new=True)
 
 
-def _again(template: str, error: PortalError, **context: object) -> Response:
+def _again(template: str, error: PortalError, **context: Any) -> Response:
     """The form once more, with what is wrong and what was typed (never the password)."""
     return render_page(template, status=error.status, error=error, **context)
 

@@ -13,8 +13,8 @@ from myphr.errors import PortalError
 
 _HEAD = """# Errors
 
-Every error that a person may see: a code that never changes, the sentence on the page, the HTTP status. Made from the classes by
-`python -m myphr.web.error_reference > docs/errors.md`; a test compares. Words in braces are filled in.
+Every error that a person may see: a code that never changes, the sentence on the page, the HTTP status. Made from the
+classes by `python -m myphr.web.error_reference > docs/errors.md`; a test compares. Words in braces are filled in.
 
 | code | status | sentence | class |
 |---|---|---|---|
@@ -25,7 +25,9 @@ def error_classes() -> list[type[PortalError]]:
     """All error classes of the project, wherever they are declared, by code."""
     for module in pkgutil.walk_packages(myphr.__path__, "myphr."):
         # localpve stands alone and raises its own; templates and migrations are no modules to import here
-        if not module.name.startswith(("myphr.localpve", "myphr.migrations", "myphr.viewers.templates")) and not module.name.endswith("__main__"):
+        if not module.name.startswith(
+            ("myphr.localpve", "myphr.migrations", "myphr.viewers.templates")
+        ) and not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     return sorted({PortalError, *_below(PortalError)}, key=lambda kind: kind.code)
 
@@ -38,7 +40,10 @@ def _below(kind: type[PortalError]) -> Iterator[type[PortalError]]:
 
 
 def markdown() -> str:
-    lines = [f"| `{kind.code}` | {kind.status} | {kind.sentence} | `{kind.__module__}.{kind.__name__}` |" for kind in error_classes()]
+    lines = [
+        f"| `{kind.code}` | {kind.status} | {kind.sentence} | `{kind.__module__}.{kind.__name__}` |"
+        for kind in error_classes()
+    ]
     return _HEAD + "\n".join(lines) + "\n"
 
 

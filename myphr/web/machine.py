@@ -31,7 +31,8 @@ blueprint = Blueprint("machine", __name__, url_prefix="/machine/<uuid:vm_session
 
 SHARE_SECONDS = (900, 3600, 14_400, 86_400, 604_800)
 _CHECK_WORDS = {
-    "dns": "Asking for the address of a website", "icmp": "Knocking at other computers (ping)", "host": "Talking to the computer it runs on",
+    "dns": "Asking for the address of a website", "icmp": "Knocking at other computers (ping)",
+    "host": "Talking to the computer it runs on",
     "public": "Reaching the Internet", "ipv6": "Reaching neighbours over IPv6", "neighbours": "Reaching other machines",
     "node": "Talking to the machine room", "gateway": "Asking for other people's files",
 }  # fmt: skip
@@ -64,8 +65,11 @@ def isolation_sentence(checks: list[Isolation]) -> str:
     """What the check inside this very machine found, honestly: also when something was not blocked."""
     blocked = sum(check.blocked for check in checks)
     if blocked == len(checks):
-        return f"This machine could reach nothing but your files: {blocked} of {counted(len(checks), 'attempt')} blocked."
-    return f"Only {blocked} of {counted(len(checks), 'attempt')} to reach something else were blocked. Tell the operator before you go on."
+        return (
+            f"This machine could reach nothing but your files: {blocked} of {counted(len(checks), 'attempt')} blocked."
+        )
+    tried = counted(len(checks), "attempt")
+    return f"Only {blocked} of {tried} to reach something else were blocked. Tell the operator before you go on."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +82,15 @@ def warning_of(view: VmSessionView) -> Warning_ | None:
     """The time that is left when it gets short; more can be had of the idle limit only (WCAG 2.2.1)."""
     if view.warning == "idle":
         left = duration_words(view.idle_in_seconds or 0)
-        return Warning_(f"Are you still there? Nothing was touched for a while. The session ends in {left}.", can_keep=True)
+        return Warning_(
+            f"Are you still there? Nothing was touched for a while. The session ends in {left}.", can_keep=True
+        )
     if view.warning == "time":
         left = duration_words(view.ends_in_seconds or 0)
-        return Warning_(f"The longest time is nearly over. The session ends in {left}. Save what you need to the folder results.", can_keep=False)
+        return Warning_(
+            f"The longest time is nearly over. The session ends in {left}. Save what you need to the folder results.",
+            can_keep=False,
+        )
     return None
 
 
@@ -93,12 +102,15 @@ def _watching(view: VmSessionView) -> str:
         return "Who is watching is not known at the moment."
     emails = {line.share.id: line.share.email for line in _shares(view.id)}
     mine = f"owner:{this_login().login_session.id}"
-    others = [
-        "you on another device" if watcher.grant.startswith("owner:")
-        else emails.get(watcher.grant.partition(":")[2], "a caregiver") + (" (can use it)" if watcher.access == "control" else "")
-        for watcher in watchers if watcher.grant != mine
-    ]  # fmt: skip
-    return f"Watching now: you and {joined(list(dict.fromkeys(others)))}." if others else "Only you are watching."
+    others = []
+    for watcher in watchers:
+        if watcher.grant.startswith("owner:"):
+            others += ["you on another device"] if watcher.grant != mine else []
+        else:
+            who = emails.get(watcher.grant.partition(":")[2], "a caregiver")
+            others.append(f"{who} (can use it)" if watcher.access == "control" else who)
+    words = joined(list(dict.fromkeys(others)))
+    return f"Watching now: you and {words}." if words else "Only you are watching."
 
 
 def _shares(vm_session_id: str) -> list[ShareView]:
@@ -111,7 +123,10 @@ def _results(view: VmSessionView) -> list[ItemView]:
     with portal().database.read() as db:
         ids = db.exec(
             select(Item.id).where(
-                Item.account_id == login.account.id, Item.source == "result", Item.source_id == view.id, col(Item.deleted_at).is_(None)
+                Item.account_id == login.account.id,
+                Item.source == "result",
+                Item.source_id == view.id,
+                col(Item.deleted_at).is_(None),
             )
         ).all()
     return [records.item_view(portal().database, login.ring(), login.account.id, item_id) for item_id in ids]
@@ -186,7 +201,11 @@ def ticket(vm_session_id: object) -> Response:
     if view.is_over:
         raise SessionOver
     text = tickets.issue(
-        portal().keys.ticket_key, vm_session_id=view.id, grant=f"owner:{this_login().login_session.id}", access="control", now=now()
+        portal().keys.ticket_key,
+        vm_session_id=view.id,
+        grant=f"owner:{this_login().login_session.id}",
+        access="control",
+        now=now(),
     )
     return jsonify({"url": portal().settings.screen_url, "ticket": text})
 
@@ -260,7 +279,10 @@ def share_words(line: ShareView) -> str:
 
 
 def _sharing_context(
-    view: VmSessionView, form: ShareForm | None = None, error: PortalError | None = None, shared: JustShared | None = None
+    view: VmSessionView,
+    form: ShareForm | None = None,
+    error: PortalError | None = None,
+    shared: JustShared | None = None,
 ) -> dict[str, Any]:
     limit = portal().settings.share_seconds_max
     return {
@@ -286,7 +308,9 @@ def share(vm_session_id: object) -> Response:
         raise SessionOver
     try:
         form = ShareForm.sent()
-        made, _link, passcode = shares.create(portal(), this_login(), view.id, form.email, form.access, form.seconds, form.passcode)
+        made, _link, passcode = shares.create(
+            portal(), this_login(), view.id, form.email, form.access, form.seconds, form.passcode
+        )
     except FormRefused as error:
         typed = ShareForm(email=request.form.get("email", ""), passcode="passcode" in request.form)
         return _sharing(view, error.status, form=typed, error=error)

@@ -34,5 +34,9 @@ def healthz() -> tuple[Response, int]:
 @blueprint.get("/operator")
 @policy(OPERATOR)
 def status() -> Response:
-    outbox = portal().settings.smtp_url.removeprefix("outbox:") if portal().settings.smtp_url.startswith("outbox:") else None
-    return render_page("operator.html", database=_works(_ask_database), redis=_works(portal().redis.ping), outbox=outbox)
+    outbox = (
+        portal().settings.smtp_url.removeprefix("outbox:") if portal().settings.smtp_url.startswith("outbox:") else None
+    )
+    return render_page(
+        "operator.html", database=_works(_ask_database), redis=_works(portal().redis.ping), outbox=outbox
+    )

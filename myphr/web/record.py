@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from typing import Any
 
-from flask import Blueprint, Response, flash, redirect, request, session, url_for
+from flask import Blueprint, Response, flash, redirect, session, url_for
 
 from myphr.errors import NotFound
 from myphr.records.items import RecordView
@@ -14,7 +14,7 @@ from myphr.records.items import my_record as view_of_record
 from myphr.records.views import DOCUMENTS_SHOWN
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, SIGNED_IN_POLL, policy
-from myphr.web.rendering import render_page
+from myphr.web.rendering import render_page, whole_number
 
 blueprint = Blueprint("record", __name__, url_prefix="/record")
 
@@ -24,21 +24,28 @@ _UNPACKING = ("waiting", "running")
 
 def _page() -> Response:
     login = this_login()
-    first = max(0, request.args.get("from", 0, type=int))
+    first = whole_number("from", 0) or 0
     view = view_of_record(portal().database, login.ring(), login.account.id, documents_from=first)
     return render_page(
         "record/my_record.html", "items", record=view, unpacking=_unpacking(view), refused=_refused(view), first=first,
-        step=DOCUMENTS_SHOWN, samples=importlib.util.find_spec(_DEMO) is not None, unconfirmed="recovery_check" in session,
+        step=DOCUMENTS_SHOWN, samples=importlib.util.find_spec(_DEMO) is not None,
+        unconfirmed="recovery_check" in session,
     )  # fmt: skip
 
 
 def _unpacking(view: RecordView) -> list[Any]:
     names = {item.id: item.name for item in view.documents}
-    return [(names.get(task.item_id, "an archive"), task) for task in view.archives.values() if task.state in _UNPACKING]
+    return [
+        (names.get(task.item_id, "an archive"), task) for task in view.archives.values() if task.state in _UNPACKING
+    ]
 
 
 def _refused(view: RecordView) -> dict[str, str]:
-    return {task.item_id: task.reason or "it could not be read" for task in view.archives.values() if task.state == "refused"}
+    return {
+        task.item_id: task.reason or "it could not be read"
+        for task in view.archives.values()
+        if task.state == "refused"
+    }
 
 
 @blueprint.get("")

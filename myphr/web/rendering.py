@@ -31,3 +31,11 @@ def render_page(template: str, fragment: str | None = None, *, status: int = 200
     else:
         body = render_template(template, **context)
     return make_response(body, status)
+
+
+def whole_number(name: str, default: int | None = None, *, most: int = 2**31) -> int | None:
+    """A whole number from the address, or `default` for anything that is none.
+
+    More than `most` would overflow a database."""
+    number = request.args.get(name, type=int)
+    return default if number is None or not 0 <= number <= most else number

@@ -1,4 +1,7 @@
-"""Our own static files, the only ones a page loads. A versioned address may be kept for a year, others are asked again."""
+"""Our own static files, the only ones a page loads.
+
+A versioned address may be kept for a year, others are asked again. Called by templates through `static_url`.
+"""
 
 import functools
 import mimetypes

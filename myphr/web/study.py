@@ -5,6 +5,7 @@ Every load goes through the record's loaders, which answer NotFound for what is 
 
 import collections
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote
 
 from flask import Blueprint, Response, flash, redirect, request, url_for
@@ -26,8 +27,9 @@ blueprint = Blueprint("study", __name__)
 FILES_LISTED_MAX = 500  # in the technical details; a whole CT of 2,000 slices makes a page nobody reads
 BLOCK_BYTES = 1024 * 1024
 _TECHNICAL_NAMES = {
-    "study_uid": "Study UID", "series_uid": "Series UID", "instance_uid": "Instance UID", "sop_class": "SOP class", "modality": "Modality",
-    "accession": "Accession number", "patient_id": "Patient ID", "rows": "Rows", "columns": "Columns", "frames": "Frames",
+    "study_uid": "Study UID", "series_uid": "Series UID", "instance_uid": "Instance UID", "sop_class": "SOP class",
+    "modality": "Modality", "accession": "Accession number", "patient_id": "Patient ID", "rows": "Rows",
+    "columns": "Columns", "frames": "Frames",
     "series_number": "Series number", "instance_number": "Image number", "transfer_syntax": "Transfer syntax",
 }  # fmt: skip
 
@@ -51,7 +53,8 @@ def _suggestions(formats: dict[str, int], modalities: dict[str, int]) -> list[su
 def _study_page(study_id: object, error: PortalError | None = None) -> Response:
     page = _study(study_id)
     return render_page(
-        "record/study.html", status=error.status if error else 200, study=page.study, items=page.items[:FILES_LISTED_MAX],
+        "record/study.html", status=error.status if error else 200, study=page.study,
+        items=page.items[:FILES_LISTED_MAX],
         suggestions=_suggestions(page.study.formats, page.study.modalities), error=error,
         open_url=url_for("study.open_study", study_id=study_id),
     )  # fmt: skip
@@ -83,7 +86,8 @@ def delete_study(study_id: object) -> Response:
         flash("The study is deleted.")
         return _to_record()
     return render_page(
-        "record/delete.html", what="this study", title=page.study.title, count=page.study.items_count, size=page.study.size_words,
+        "record/delete.html", what="this study", title=page.study.title, count=page.study.items_count,
+        size=page.study.size_words,
         back=url_for("study.study", study_id=study_id),
     )  # fmt: skip
 
@@ -93,7 +97,7 @@ def _item_page(item_id: object, error: PortalError | None = None) -> Response:
     item = _item(item_id)
     row = records.load_item(portal().database, this_login().account.id, item.id)
     modality = str((item.headers or {}).get("modality") or "")
-    technical = {"SHA-256": item.sha256, "Path": item.path, "Media type": item.media_type, "Format code": item.format}
+    technical: dict[str, Any] = {"SHA-256": item.sha256, "Path": item.path, "Media type": item.media_type, "Format code": item.format}
     technical |= {name: (item.headers or {}).get(key) for key, name in _TECHNICAL_NAMES.items()}
     return render_page(
         "record/item.html", status=error.status if error else 200, item=item, study_id=row.study_id,
@@ -128,13 +132,19 @@ def download(item_id: object) -> Response:
     name = _item(item_id).name
     opened = records.open_item(portal().store, row, records.dek_of(login.ring(), row))
     with portal().database.write() as db:
-        trail.record(db, "item-downloaded", account_id=login.account.id, actor=Actor("patient", login.account.id), item=row.id)
-    answer = Response(_blocks(opened), mimetype="application/octet-stream")  # never shown by the browser: it is a stranger's file
+        trail.record(
+            db, "item-downloaded", account_id=login.account.id, actor=Actor("patient", login.account.id), item=row.id
+        )
+    answer = Response(
+        _blocks(opened), mimetype="application/octet-stream"
+    )  # never shown by the browser: it is a stranger's file
     answer.call_on_close(opened.close)
     answer.content_length = opened.plain_bytes
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in name)[-100:] or "file"
     answer.headers["Content-Disposition"] = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
-    answer.headers["Content-Security-Policy"] = "default-src 'none'; script-src 'self'; style-src 'self'; sandbox; frame-ancestors 'none'"
+    answer.headers["Content-Security-Policy"] = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; sandbox; frame-ancestors 'none'"
+    )
     return answer
 
 

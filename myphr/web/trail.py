@@ -6,15 +6,16 @@ import itertools
 import json
 from collections.abc import Sequence
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 from sqlmodel import col, select
 
 from myphr.audit import trail as audit_trail
+from myphr.audit.events import COUNT_MAX
 from myphr.audit.models import AuditEvent
 from myphr.sharing.models import Share
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, policy
-from myphr.web.rendering import render_page
+from myphr.web.rendering import render_page, whole_number
 from myphr.web.zones import local
 
 blueprint = Blueprint("trail", __name__)
@@ -22,7 +23,8 @@ blueprint = Blueprint("trail", __name__)
 LINES_PER_PAGE = 200
 _ICON_OF_START = {
     "signed": "person", "sign": "person", "account": "person", "password": "key", "recover": "key", "login": "device",
-    "item": "file", "items": "upload", "archive": "zip", "study": "scan", "vm": "open", "machine": "trash", "isolation": "shield",
+    "item": "file", "items": "upload", "archive": "zip", "study": "scan", "vm": "open",
+    "machine": "trash", "isolation": "shield",
     "results": "download", "share": "share", "screen": "eye",
 }  # fmt: skip
 
@@ -43,13 +45,19 @@ class Day:
 def lines_of(events: Sequence[AuditEvent], account_id: str, emails: dict[str, str]) -> list[Line]:
     """Plain lines; `emails` turns share ids into the addresses they went to."""
     return [
-        Line(event.at, _ICON_OF_START.get(event.event.partition("-")[0], "clock"), audit_trail.sentence(event, _who(event, account_id, emails)))
+        Line(
+            event.at,
+            _ICON_OF_START.get(event.event.partition("-")[0], "clock"),
+            audit_trail.sentence(event, _who(event, account_id, emails)),
+        )
         for event in events
     ]
 
 
 def by_day(lines: Sequence[Line]) -> list[Day]:
-    return [Day(date, list(of_day)) for date, of_day in itertools.groupby(lines, key=lambda line: local(line.at).date())]
+    return [
+        Day(date, list(of_day)) for date, of_day in itertools.groupby(lines, key=lambda line: local(line.at).date())
+    ]
 
 
 def _who(event: AuditEvent, account_id: str, emails: dict[str, str]) -> str | None:
@@ -64,7 +72,7 @@ def _who(event: AuditEvent, account_id: str, emails: dict[str, str]) -> str | No
 @policy(SIGNED_IN)
 def who_looked() -> Response:
     account_id = this_login().account.id
-    before = request.args.get("before", type=int)
+    before = whole_number("before", most=COUNT_MAX)
     events = audit_trail.for_account(portal().database, account_id, limit=LINES_PER_PAGE, before=before)
     with portal().database.read() as db:
         emails = {share.id: share.email for share in db.exec(select(Share).where(col(Share.account_id) == account_id))}

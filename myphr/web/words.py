@@ -11,7 +11,17 @@ from flask import Flask
 
 from myphr.web.zones import local
 
-_ICON_OF_MODALITY = {"SR": "file", "DOC": "file", "ECG": "heart", "EPS": "heart", "HD": "heart", "CR": "bone", "DX": "bone", "BMD": "bone", "XC": "picture"}
+_ICON_OF_MODALITY = {
+    "SR": "file",
+    "DOC": "file",
+    "ECG": "heart",
+    "EPS": "heart",
+    "HD": "heart",
+    "CR": "bone",
+    "DX": "bone",
+    "BMD": "bone",
+    "XC": "picture",
+}
 _ICON_OF_FORMAT = {"zip": "zip", "gzip": "zip", "dicom": "scan", "dicomdir": "scan"} | dict.fromkeys(
     ("jpeg", "png", "gif", "webp", "tiff", "heic", "avif"), "picture"
 )

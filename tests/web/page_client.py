@@ -13,7 +13,9 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 HEADERS = {
-    "Content-Security-Policy": re.compile(r"default-src 'none'; script-src 'self'; style-src 'self';.*frame-ancestors 'none'"),
+    "Content-Security-Policy": re.compile(
+        r"default-src 'none'; script-src 'self'; style-src 'self';.*frame-ancestors 'none'"
+    ),
     "X-Content-Type-Options": re.compile("nosniff"),
     "Referrer-Policy": re.compile("no-referrer"),
     "Permissions-Policy": re.compile(r"camera=\(\)"),
@@ -72,7 +74,9 @@ def _check_no_inline(soup: BeautifulSoup) -> None:
     for tag in soup.find_all(True):
         if any(name.startswith("on") or name.startswith(("hx-on", "data-hx-on")) for name in tag.attrs):
             raise PageFault(f"inline event handler in {tag.name}")
-        if any(str(tag.attrs.get(name, "")).strip().lower().startswith("javascript:") for name in ("href", "src", "action")):
+        if any(
+            str(tag.attrs.get(name, "")).strip().lower().startswith("javascript:") for name in ("href", "src", "action")
+        ):
             raise PageFault("javascript: address")
 
 
@@ -97,7 +101,9 @@ def _check_form(form: Tag) -> None:
 def _check_labels(soup: BeautifulSoup, ids: set[str], fragment: bool) -> None:
     labelled = {tag.get("for") for tag in soup.select("label[for]")}
     for tag in soup.select("input:not([type=hidden]), select, textarea"):
-        if not (tag.get("id") in labelled or tag.get("aria-label") or tag.get("aria-labelledby") or tag.find_parent("label")):
+        if not (
+            tag.get("id") in labelled or tag.get("aria-label") or tag.get("aria-labelledby") or tag.find_parent("label")
+        ):
             raise PageFault(f"{tag.name} {tag.get('name')} has no label")
     for tag in soup.select("button, a[href], summary"):
         if not (tag.get_text(strip=True) or tag.get("aria-label")):

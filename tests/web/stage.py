@@ -39,7 +39,15 @@ def dicom_bytes(study_uid: str, number: int = 1, **headers: Any) -> bytes:
     return out.getvalue()
 
 
-def put_in(portal: Portal, account_id: str, content: bytes, name: str, path: str = "", source: str = "upload", source_id: str | None = None) -> Item:
+def put_in(
+    portal: Portal,
+    account_id: str,
+    content: bytes,
+    name: str,
+    path: str = "",
+    source: str = "upload",
+    source_id: str | None = None,
+) -> Item:
     """One file in somebody's record, sealed as every file is."""
     with portal.database.read() as db:
         ring = db.get(StoredKeyRing, account_id)
@@ -54,9 +62,16 @@ def put_in(portal: Portal, account_id: str, content: bytes, name: str, path: str
 def put_study(portal: Portal, account_id: str, images: int = 2, **headers: Any) -> str:
     """A study of a few images; returns its id."""
     uid = generate_uid()
-    words = {"StudyDate": "20240826", "InstitutionName": "Harbour Hospital", "BodyPartExamined": "HEAD", "StudyDescription": "MRI Head"}
+    words = {
+        "StudyDate": "20240826",
+        "InstitutionName": "Harbour Hospital",
+        "BodyPartExamined": "HEAD",
+        "StudyDescription": "MRI Head",
+    }
     items = [
-        put_in(portal, account_id, dicom_bytes(uid, number, **(words | headers)), f"IM{number:05}", f"DISC/IM{number:05}")
+        put_in(
+            portal, account_id, dicom_bytes(uid, number, **(words | headers)), f"IM{number:05}", f"DISC/IM{number:05}"
+        )
         for number in range(1, images + 1)
     ]
     assert items[0].study_id
@@ -68,11 +83,18 @@ def put_vm_session(portal: Portal, account_id: str, state: str = "live", **value
     machine_id = None
     with portal.database.write() as db:
         if state in ("connecting", "opening", "live"):
-            machine = Machine(vmid=100_000 + int(time.monotonic_ns() % 800_000), node="pve", template="probe", state="claimed")
+            machine = Machine(
+                vmid=100_000 + int(time.monotonic_ns() % 800_000), node="pve", template="probe", state="claimed"
+            )
             db.add(machine)
             db.flush()
             machine_id = machine.id
-        facts: dict[str, Any] = {"viewer": "probe", "template": "probe", "items_count": 2, "live_at": now() if state == "live" else None}
+        facts: dict[str, Any] = {
+            "viewer": "probe",
+            "template": "probe",
+            "items_count": 2,
+            "live_at": now() if state == "live" else None,
+        }
         row = VmSession(id=new_id(), account_id=account_id, state=state, machine_id=machine_id, **(facts | values))
         db.add(row)
         db.flush()
@@ -81,7 +103,12 @@ def put_vm_session(portal: Portal, account_id: str, state: str = "live", **value
 
 def isolation(*blocked: bool) -> str:
     """What a guest's check left in the row."""
-    return json.dumps([{"check": name, "blocked": is_blocked} for name, is_blocked in zip(("dns", "public", "ipv6"), blocked, strict=False)])
+    return json.dumps(
+        [
+            {"check": name, "blocked": is_blocked}
+            for name, is_blocked in zip(("dns", "public", "ipv6"), blocked, strict=False)
+        ]
+    )
 
 
 def watch(portal: Portal, vm_session_id: str, grant: str, access: str = "view") -> None:

@@ -9,7 +9,9 @@ from tests.web.conftest import sign_in
 from tests.web.page_client import PageClient, text_of
 from tests.web.test_entrance import NEW_PASSWORD, code_on
 
-IPAD = "Mozilla/5.0 (iPad; CPU OS 17_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.0 Safari/604.1"
+IPAD = (
+    "Mozilla/5.0 (iPad; CPU OS 17_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.0 Safari/604.1"
+)
 
 
 def test_every_signed_in_device_is_listed_in_plain_words(app: Flask, patient: SignedIn) -> None:
@@ -48,7 +50,10 @@ def test_signing_out_a_device_closes_its_screens(vera: PageClient, portal: Porta
 
 def test_changing_the_password_keeps_this_device_and_signs_out_the_others(app: Flask, patient: SignedIn) -> None:
     here, there = sign_in(PageClient(app), PATIENT), sign_in(PageClient(app), PATIENT)
-    assert here.post("/account/password", {"old_password": PATIENT.password, "new_password": NEW_PASSWORD}).status_code == 303
+    assert (
+        here.post("/account/password", {"old_password": PATIENT.password, "new_password": NEW_PASSWORD}).status_code
+        == 303
+    )
     assert "password is changed" in text_of(here.get("/account"))
     assert there.get("/record").status_code == 303
     assert PageClient(app).post("/sign-in", {"email": PATIENT.email, "password": NEW_PASSWORD}).status_code == 303

@@ -89,7 +89,9 @@ def test_confirming_right_by_htmx_leads_to_the_record(browser: PageClient) -> No
         ({"name": " "}, 422, "name is missing"),
     ],
 )
-def test_a_refused_registration_says_what_to_change(browser: PageClient, change: dict[str, str], status: int, words: str) -> None:
+def test_a_refused_registration_says_what_to_change(
+    browser: PageClient, change: dict[str, str], status: int, words: str
+) -> None:
     answer = browser.post("/register", FORM | change)
     assert answer.status_code == status
     assert words in text_of(answer)
@@ -128,7 +130,10 @@ def test_unknown_address_and_wrong_password_get_the_same_answer(app: Flask, pati
 
 
 def test_too_many_tries_have_to_wait(browser: PageClient, patient: SignedIn) -> None:
-    statuses = [browser.post("/sign-in", {"email": PATIENT.email, "password": "wrong wrong wrong"}).status_code for _ in range(15)]
+    statuses = [
+        browser.post("/sign-in", {"email": PATIENT.email, "password": "wrong wrong wrong"}).status_code
+        for _ in range(15)
+    ]
     assert statuses[0] == 403 and statuses[-1] == 429
 
 
@@ -142,8 +147,12 @@ def test_signing_out_ends_the_login_session_on_the_server(app: Flask, vera: Page
     assert thief.get("/record").status_code == 303
 
 
-def test_recovering_sets_a_new_password_and_shows_a_new_code(app: Flask, browser: PageClient, patient: SignedIn) -> None:
-    answer = browser.post("/recover", {"email": PATIENT.email, "recovery_code": patient.recovery_code.lower(), "password": NEW_PASSWORD})
+def test_recovering_sets_a_new_password_and_shows_a_new_code(
+    app: Flask, browser: PageClient, patient: SignedIn
+) -> None:
+    answer = browser.post(
+        "/recover", {"email": PATIENT.email, "recovery_code": patient.recovery_code.lower(), "password": NEW_PASSWORD}
+    )
     assert answer.status_code == 200
     assert code_on(answer.text) != patient.recovery_code
     again = PageClient(app)
@@ -153,7 +162,9 @@ def test_recovering_sets_a_new_password_and_shows_a_new_code(app: Flask, browser
 
 def test_recovering_signs_out_every_browser(app: Flask, patient: SignedIn) -> None:
     old = sign_in(PageClient(app), PATIENT)
-    PageClient(app).post("/recover", {"email": PATIENT.email, "recovery_code": patient.recovery_code, "password": NEW_PASSWORD})
+    PageClient(app).post(
+        "/recover", {"email": PATIENT.email, "recovery_code": patient.recovery_code, "password": NEW_PASSWORD}
+    )
     assert old.get("/record").status_code == 303
 
 

@@ -67,7 +67,9 @@ def test_every_address_is_known_to_these_tests(app: Flask) -> None:
 
 
 def test_only_the_open_pages_are_open_to_anyone(app: Flask) -> None:
-    assert {rule.endpoint for rule in rules_of(app) if policies_of(app.view_functions[rule.endpoint]) == (ANYONE,)} == ANYBODYS
+    assert {
+        rule.endpoint for rule in rules_of(app) if policies_of(app.view_functions[rule.endpoint]) == (ANYONE,)
+    } == ANYBODYS
 
 
 # -- strangers ------------------------------------------------------------------------------------
@@ -87,7 +89,9 @@ def _address(app: Flask, rule: UrlRule, things: dict[str, str]) -> str:
         return app.url_for(rule.endpoint, **{name: things[name] for name in rule.arguments})  # type: ignore[arg-type]
 
 
-def _call_all(app: Flask, client: PageClient, endpoints: set[str], things: dict[str, str]) -> dict[str, tuple[int, str]]:
+def _call_all(
+    app: Flask, client: PageClient, endpoints: set[str], things: dict[str, str]
+) -> dict[str, tuple[int, str]]:
     answers = {}
     token = client.token()
     for rule in rules_of(app):
@@ -97,7 +101,9 @@ def _call_all(app: Flask, client: PageClient, endpoints: set[str], things: dict[
     return answers
 
 
-def test_a_stranger_gets_404_for_everything_of_somebody_else(app: Flask, nils: PageClient, things: dict[str, str]) -> None:
+def test_a_stranger_gets_404_for_everything_of_somebody_else(
+    app: Flask, nils: PageClient, things: dict[str, str]
+) -> None:
     answers = _call_all(app, nils, OF_ONE_OWNER, things)
     assert len(answers) >= len(OF_ONE_OWNER)
     assert {name: status for name, (status, _) in answers.items() if status != 404} == {}
@@ -111,13 +117,19 @@ def test_the_owner_gets_what_the_stranger_does_not(app: Flask, browser: PageClie
     assert {name: status for name, (status, _) in answers.items() if status not in (200, 204)} == {}
 
 
-def test_nobody_is_sent_to_sign_in_from_every_page_that_needs_it(app: Flask, browser: PageClient, things: dict[str, str]) -> None:
+def test_nobody_is_sent_to_sign_in_from_every_page_that_needs_it(
+    app: Flask, browser: PageClient, things: dict[str, str]
+) -> None:
     answers = _call_all(app, browser, OF_ONE_OWNER | OF_THE_CALLER | OF_THE_OPERATOR, things)
-    refused = {name: answer for name, answer in answers.items() if not (answer[0] == 303 and answer[1].startswith("/sign-in"))}
+    refused = {
+        name: answer for name, answer in answers.items() if not (answer[0] == 303 and answer[1].startswith("/sign-in"))
+    }
     assert refused == {"POST machine.ticket": (401, "")}  # the screen's script wants JSON, not a page
 
 
-def test_without_a_visit_every_page_of_a_visitor_is_a_closed_link(app: Flask, nils: PageClient, things: dict[str, str]) -> None:
+def test_without_a_visit_every_page_of_a_visitor_is_a_closed_link(
+    app: Flask, nils: PageClient, things: dict[str, str]
+) -> None:
     answers = _call_all(app, nils, OF_A_VISITOR, things)
     assert {status for status, _ in answers.values()} == {410}
 
@@ -136,7 +148,9 @@ def test_the_operator_gets_404_for_a_record(app: Flask, oda: PageClient, things:
 
 
 # -- wrong methods --------------------------------------------------------------------------------
-def test_every_wrong_method_is_refused_with_a_page(app: Flask, browser_of: Callable[[Person], PageClient], things: dict[str, str]) -> None:
+def test_every_wrong_method_is_refused_with_a_page(
+    app: Flask, browser_of: Callable[[Person], PageClient], things: dict[str, str]
+) -> None:
     client = browser_of(STRANGER)
     token = client.token()
     allowed: dict[str, set[str]] = {}

@@ -25,10 +25,14 @@ def test_an_empty_record_explains_itself(vera: PageClient) -> None:
     assert "Your record is empty" in text_of(vera.get("/record"))
 
 
-def test_a_study_is_shown_in_plain_words_and_never_by_its_uid(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+def test_a_study_is_shown_in_plain_words_and_never_by_its_uid(
+    vera: PageClient, portal: Portal, patient: SignedIn
+) -> None:
     put_study(portal, patient.account.id, images=3)
     words = text_of(vera.get("/record"))
-    assert "MR scan, head" in words and "26 August 2024" in words and "Harbour Hospital" in words and "3 images" in words
+    assert (
+        "MR scan, head" in words and "26 August 2024" in words and "Harbour Hospital" in words and "3 images" in words
+    )
     assert "1.2.826" not in words
 
 
@@ -72,8 +76,12 @@ def test_hostile_file_names_are_only_text(vera: PageClient, portal: Portal, pati
     assert "<" not in header and header.startswith("attachment;")
 
 
-@pytest.mark.parametrize("name", ['a"; filename="b.exe', "a\r\nSet-Cookie: x=y", "ärztlicher Brief 日本.pdf", "..", "con\u202excod.exe"])
-def test_any_name_makes_one_safe_download_header(vera: PageClient, portal: Portal, patient: SignedIn, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ['a"; filename="b.exe', "a\r\nSet-Cookie: x=y", "ärztlicher Brief 日本.pdf", "..", "con\u202excod.exe"]
+)
+def test_any_name_makes_one_safe_download_header(
+    vera: PageClient, portal: Portal, patient: SignedIn, name: str
+) -> None:
     item = put_in(portal, patient.account.id, b"bytes of " + name.encode(), name)
     answer = vera.get(f"/item/{item.id}/download")
     assert answer.status_code == 200
@@ -94,7 +102,9 @@ def test_a_page_in_the_record_is_never_shown_as_a_page(vera: PageClient, portal:
     item = put_in(portal, patient.account.id, b"<!doctype html><script>alert(1)</script>", "page.html")
     answer = vera.get(f"/item/{item.id}/download")
     assert answer.mimetype == "application/octet-stream"
-    assert "sandbox" in answer.headers["Content-Security-Policy"] and answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert (
+        "sandbox" in answer.headers["Content-Security-Policy"] and answer.headers["X-Content-Type-Options"] == "nosniff"
+    )
 
 
 def test_a_download_stands_in_who_looked(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
@@ -123,7 +133,9 @@ def test_a_deleted_file_is_gone(vera: PageClient, portal: Portal, patient: Signe
     assert vera.get(f"/item/{item.id}/download").status_code == 404
 
 
-def test_a_stranger_deletes_nothing(browser_of: Callable[[Person], PageClient], vera: PageClient, nils: PageClient, portal: Portal, patient: SignedIn) -> None:
+def test_a_stranger_deletes_nothing(
+    browser_of: Callable[[Person], PageClient], vera: PageClient, nils: PageClient, portal: Portal, patient: SignedIn
+) -> None:
     study_id = put_study(portal, patient.account.id)
     assert nils.post(f"/study/{study_id}/delete").status_code == 404
     assert vera.get(f"/study/{study_id}").status_code == 200
@@ -133,7 +145,9 @@ def test_a_stranger_deletes_nothing(browser_of: Callable[[Person], PageClient], 
 def put_task(portal: Portal, patient: SignedIn, state: str, **values: object) -> str:
     item = put_in(portal, patient.account.id, b"PK\x05\x06" + bytes(18), "disc.zip")
     with portal.database.write() as db:
-        task = ArchiveTask(id=new_id(), account_id=patient.account.id, item_id=item.id, state=state, dek_for_worker=None, **values)
+        task = ArchiveTask(
+            id=new_id(), account_id=patient.account.id, item_id=item.id, state=state, dek_for_worker=None, **values
+        )
         db.add(task)
         return task.id
 
@@ -153,7 +167,9 @@ def test_going_back_in_history_gets_a_whole_page(vera: PageClient) -> None:
     assert "<h1>My record</h1>" in answer.text
 
 
-def test_the_list_polls_only_while_an_archive_is_being_unpacked(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+def test_the_list_polls_only_while_an_archive_is_being_unpacked(
+    vera: PageClient, portal: Portal, patient: SignedIn
+) -> None:
     assert "every" not in vera.page("/record").select_one("#record-list")["data-hx-trigger"]  # type: ignore[index]
     task_id = put_task(portal, patient, "running", members_total=40, members_done=12)
     page = vera.page("/record")

@@ -21,7 +21,9 @@ def test_a_form_without_token_is_refused(browser: PageClient, patient: SignedIn)
     assert browser.request("POST", "/sign-in", data=FORM).status_code == 400
 
 
-def test_a_form_with_the_token_of_another_browser_is_refused(app: Flask, browser: PageClient, patient: SignedIn) -> None:
+def test_a_form_with_the_token_of_another_browser_is_refused(
+    app: Flask, browser: PageClient, patient: SignedIn
+) -> None:
     foreign = PageClient(app).token()
     browser.get("/sign-in")
     assert browser.request("POST", "/sign-in", data={**FORM, "csrf": foreign}).status_code == 400
@@ -39,13 +41,27 @@ def test_the_token_is_taken_as_a_header_too(vera: PageClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Origin": "https://evil.example"}, {"Origin": "http://localhost:9999"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}]
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "http://localhost:9999"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
 )
 def test_a_form_from_a_foreign_page_is_refused_even_with_the_token(vera: PageClient, headers: dict[str, str]) -> None:
     assert vera.post("/sign-out", headers=headers).status_code == 400
 
 
-@pytest.mark.parametrize("headers", [{"Origin": "null"}, {"Origin": "http://localhost"}, {"Origin": "http://127.0.0.1:8000"}, {"Sec-Fetch-Site": "same-origin"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "null"},
+        {"Origin": "http://localhost"},
+        {"Origin": "http://127.0.0.1:8000"},
+        {"Sec-Fetch-Site": "same-origin"},
+    ],
+)
 def test_a_form_from_our_own_page_is_taken(vera: PageClient, headers: dict[str, str]) -> None:
     assert vera.post("/sign-out", headers=headers).status_code == 303
 
@@ -67,7 +83,18 @@ def test_an_htmx_request_without_token_is_told_so_in_a_fragment(vera: PageClient
 
 
 # -- headers --------------------------------------------------------------------------------------
-@pytest.mark.parametrize("address", ["/", "/help", "/nothing-here", "/static/app.css", "/healthz", "/record", "/s/6a1b0000-0000-4000-8000-000000000000"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/",
+        "/help",
+        "/nothing-here",
+        "/static/app.css",
+        "/healthz",
+        "/record",
+        "/s/6a1b0000-0000-4000-8000-000000000000",
+    ],
+)
 def test_every_answer_carries_the_security_headers(browser: PageClient, address: str) -> None:
     browser.get(address)  # the page client checks them, errors and redirects included
 
@@ -87,7 +114,9 @@ def test_a_versioned_static_file_may_be_kept_and_others_are_asked_again(browser:
     assert browser.get("/static/app.css").headers["Cache-Control"] == "no-cache"
 
 
-@pytest.mark.parametrize("address", ["/static/../app.py", "/static/%2e%2e/app.py", "/static//etc/passwd", "/static/vendor/../../app.py"])
+@pytest.mark.parametrize(
+    "address", ["/static/../app.py", "/static/%2e%2e/app.py", "/static//etc/passwd", "/static/vendor/../../app.py"]
+)
 def test_static_files_end_at_their_folder(browser: PageClient, address: str) -> None:
     assert browser.get(address).status_code in (404, 308)
 
@@ -152,20 +181,28 @@ def test_a_changed_cookie_opens_no_record(app: Flask, vera: PageClient) -> None:
 
 
 def test_a_changed_address_does_not_sign_out(vera: PageClient) -> None:
-    assert vera.get("/record", environ_base={"REMOTE_ADDR": "203.0.113.9"}, headers={"X-Forwarded-For": "198.51.100.7"}).status_code == 200
+    assert (
+        vera.get(
+            "/record", environ_base={"REMOTE_ADDR": "203.0.113.9"}, headers={"X-Forwarded-For": "198.51.100.7"}
+        ).status_code
+        == 200
+    )
 
 
 # -- addresses that stay here ---------------------------------------------------------------------
 @pytest.mark.parametrize(
     "address",
-    ["https://evil.example/", "//evil.example", "/\\evil.example", "\\\\evil.example", "javascript:alert(1)", "evil.example", "", None,
+    ["https://evil.example/", "//evil.example", "/\\evil.example", "\\\\evil.example", "javascript:alert(1)", "evil.example",
+     "", None,
      "/\t/evil.example", "/a\nLocation: https://evil.example", "http:evil", "/ok\\@evil.example"],
 )  # fmt: skip
 def test_addresses_elsewhere_are_not_followed(address: str | None) -> None:
     assert local_path(address) is None
 
 
-@pytest.mark.parametrize("address", ["/record", "/study/6a1b0000-0000-4000-8000-000000000000?a=b", "/who-looked?before=3#x"])
+@pytest.mark.parametrize(
+    "address", ["/record", "/study/6a1b0000-0000-4000-8000-000000000000?a=b", "/who-looked?before=3#x"]
+)
 def test_addresses_here_are_followed(address: str) -> None:
     assert local_path(address) == address
 
@@ -179,15 +216,17 @@ def test_signing_in_never_leads_elsewhere(browser: PageClient, patient: SignedIn
 
 def test_signing_in_leads_back_to_where_one_wanted_to_go(browser: PageClient, patient: SignedIn) -> None:
     assert browser.get("/who-looked?before=7").headers["Location"] == "/sign-in?next=%2Fwho-looked%3Fbefore%3D7"
-    assert browser.post("/sign-in", {**FORM, "next": "/who-looked?before=7"}).headers["Location"] == "/who-looked?before=7"
+    assert (
+        browser.post("/sign-in", {**FORM, "next": "/who-looked?before=7"}).headers["Location"] == "/who-looked?before=7"
+    )
 
 
-def test_the_key_for_cookies_differs_between_installations(portal: Portal, tmp_path: Path, redis_url: str, app: Flask) -> None:
+def test_the_key_for_cookies_differs_between_installations(
+    portal: Portal, tmp_path: Path, redis_url: str, app: Flask
+) -> None:
     other = new_portal(tmp_path / "other", redis_url)
     try:
         assert other.keys.cookie_key != portal.keys.cookie_key
         assert app.secret_key == portal.keys.cookie_key
     finally:
         other.database.dispose()
-
-
