@@ -7,11 +7,13 @@ else. No chunk number of one key is ever sealed twice: before the first chunk of
 """
 
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import datetime as dt
 import errno
 import fcntl
+import functools
 import hashlib
 import hmac
 import json
@@ -21,7 +23,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,7 +52,7 @@ from myphr.records.store import full_disk_is_store_full, sync_folder, write_all
 
 BLOCK_BYTES = 16 * container.CHUNK_BYTES  # what is received, hashed, sealed and written at once
 BLOCKS_IN_FLIGHT = 3
-CHECKPOINT_BYTES = 64 * 1024**2  # at most this much is sent again after a kill -9 ...
+CHECKPOINT_BYTES = 32 * 1024**2  # about so much is sent again after a kill -9 ...
 CHECKPOINT_SECONDS = 5.0  # ... or this many seconds' worth
 WHOLE_BYTES_MAX = 4 * BLOCK_BYTES  # files up to here that come with their creation need no row and no second request
 QUIET_SECONDS_MAX = 60.0  # a connection that says nothing for so long is gone
@@ -270,8 +272,7 @@ class Uploads:
                 sync_folder(path.parent)
             os.lseek(fd, 0, os.SEEK_END)
             stream = _Stream(row.total_bytes, start, sealer, fd, self._hash_at(row.id, start))
-            for durable in stream.run(body, self._let_go_path(row.id)):
-                row = self._update(row, None, durable)
+            stream.run(body, self._let_go_path(row.id), functools.partial(self._update, row, None))
             if stream.position == row.total_bytes:
                 row = self._update(row, "complete", stream.position)
             else:
@@ -556,31 +557,40 @@ class _Stream:
         self._fd = fd
         self._sealed = memoryview(bytearray(BLOCK_BYTES + (BLOCK_BYTES // container.CHUNK_BYTES) * container.TAG_BYTES))
 
-    def run(self, body: Body, let_go_path: Path) -> Iterator[int]:
-        """Yields each durable position at a checkpoint, for the caller to commit; returns when the body ends, breaks
-        or must let go, with all whole chunks (or the whole file) durable. Raises StoreFull."""
+    def run(self, body: Body, let_go_path: Path, commit: Callable[[int], object]) -> None:
+        """Takes the body until it ends, breaks or must let go; then all whole chunks (or the whole file) are durable.
+
+        `commit(position)` is called from time to time, from another thread, with a position that is durable: waiting
+        for the disk here would stop the socket for as long. Raises StoreFull."""
         expected = self.total - self._received if body.length is None else body.length
-        # Small bodies are not worth a thread.
-        sink: _Sink = (
-            _ThreadSink(self._seal_and_write)
-            if expected > BLOCKS_IN_FLIGHT * BLOCK_BYTES
-            else _Sink(self._seal_and_write)
-        )
-        synced, synced_at = self.position, time.monotonic()
+        is_small = expected <= BLOCKS_IN_FLIGHT * BLOCK_BYTES  # not worth a thread
+        sink = _Sink(self._seal_and_write) if is_small else _ThreadSink(self._seal_and_write)
+        checkpoints = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")  # starts its thread at the first one
+        under_way: concurrent.futures.Future[None] | None = None
+        asked, asked_at = self.position, time.monotonic()
         try:
             for block in self._blocks(body, let_go_path, sink):
                 sink.put(block)
-                due = self._received - synced >= CHECKPOINT_BYTES or time.monotonic() - synced_at > CHECKPOINT_SECONDS
-                if due and self._received < self.total:
-                    sink.drain()
-                    os.fdatasync(self._fd)
-                    synced, synced_at = self.position, time.monotonic()
-                    yield synced
+                if under_way is not None and under_way.done():
+                    under_way.result()
+                    under_way = None
+                due = self.position - asked >= CHECKPOINT_BYTES or time.monotonic() - asked_at > CHECKPOINT_SECONDS
+                if due and under_way is None and asked < self.position < self.total:
+                    asked, asked_at = self.position, time.monotonic()
+                    under_way = checkpoints.submit(self._checkpoint, asked, commit)
             sink.drain()
         finally:
             sink.close()
+            checkpoints.shutdown()
+        if under_way is not None:
+            under_way.result()
         with full_disk_is_store_full():
             os.fdatasync(self._fd)
+
+    def _checkpoint(self, position: int, commit: Callable[[int], object]) -> None:
+        with full_disk_is_store_full():
+            os.fdatasync(self._fd)
+        commit(position)
 
     def _blocks(self, body: Body, let_go_path: Path, sink: "_Sink") -> Iterator[memoryview]:
         """Full blocks, and at the end the whole chunks of the last one."""

@@ -15,6 +15,7 @@ import binascii
 import email.utils
 import re
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -32,6 +33,8 @@ EXTENSIONS = "creation,creation-with-upload,expiration,termination"
 BODY_TYPE = "application/offset+octet-stream"
 METADATA_BYTES_MAX = 16 * 1024
 LOOK_AROUND_SECONDS = 0.5
+_LOOK_AROUND = struct.pack("@ll", 0, int(LOOK_AROUND_SECONDS * 1e6))  # struct timeval
+_FOR_EVER = struct.pack("@ll", 0, 0)
 _NUMBER = re.compile(r"\d{1,18}")
 _ID = re.compile(r"[0-9a-f-]{36}")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -251,6 +254,7 @@ class SocketBody:
         self._socket: socket.socket = environ["gunicorn.socket"]
         self.length: int | None = int(environ["CONTENT_LENGTH"])
         self._reader.length += 0  # gunicorn's count of what is left of the body; it goes on from there
+        self._is_plain = type(self._socket) is socket.socket
         self._body = environ["wsgi.input"]
         self._ahead = memoryview(self._unreader.take_buffered())  # what gunicorn read along with the headers
 
@@ -271,15 +275,23 @@ class SocketBody:
                 self._unreader.unread(bytes(self._ahead))
                 self._ahead = self._ahead[:0]
             return got
-        self._socket.settimeout(LOOK_AROUND_SECONDS)
         try:
-            got = self._socket.recv_into(buffer, want)
-        except TimeoutError:
+            if self._is_plain:
+                # One system call fills the whole buffer; the kernel's own timeout costs no poll before each.
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _LOOK_AROUND)
+                got = self._socket.recv_into(buffer, want, socket.MSG_WAITALL)
+            else:
+                self._socket.settimeout(LOOK_AROUND_SECONDS)
+                got = self._socket.recv_into(buffer, want)
+        except (TimeoutError, BlockingIOError):
             return None
         except OSError:
             got = 0
         finally:
-            self._socket.settimeout(None)
+            if self._is_plain:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _FOR_EVER)
+            else:
+                self._socket.settimeout(None)
         if got == 0:
             self._body.failed = True  # where the next request would start is not known
         self._reader.length -= got
