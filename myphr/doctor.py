@@ -41,7 +41,7 @@ MACHINE_PRIVILEGES = (
     "Pool.Audit",
 )
 AGENT_PRIVILEGES = {8: ("VM.Monitor",), 9: ("VM.GuestAgent.Audit", "VM.GuestAgent.FileRead", "VM.GuestAgent.FileWrite")}
-TEMPLATE_PRIVILEGES = ("VM.Audit", "VM.Clone")
+TEMPLATE_PRIVILEGES = ("VM.Audit", "VM.Clone", "Pool.Audit")
 STORAGE_PRIVILEGES = ("Datastore.AllocateSpace", "Datastore.Audit")
 TOO_MUCH = ("Permissions.Modify", "Sys.Modify", "Sys.Console", "Datastore.Allocate", "Mapping.Modify", "User.Modify")
 

@@ -34,6 +34,9 @@ class Settings:
     proxmox_url: str = ""  # empty: the embedded localpve, started by us
     proxmox_token_id: str = "portal@pve!web"
     proxmox_token_secret_file: str = ""  # default <home>/keys/proxmox-token
+    # Publishing templates needs more rights than serving patients: a token of its own, or "" for the portal's.
+    proxmox_publish_token_id: str = ""
+    proxmox_publish_token_secret_file: str = ""
     proxmox_ca_file: str = ""  # default <home>/localpve/ca.pem
     proxmox_node: str = "pve"
     proxmox_storage: str = "local"

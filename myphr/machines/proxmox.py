@@ -23,7 +23,7 @@ from urllib.parse import quote, urlsplit
 import redis as redis_client
 import requests
 from proxmoxer import ProxmoxAPI  # type: ignore[import-untyped]
-from proxmoxer.core import ResourceException  # type: ignore[import-untyped]
+from proxmoxer.core import AuthenticationError, ResourceException  # type: ignore[import-untyped]
 
 from myphr.errors import ConfigurationError, HypervisorRefused, HypervisorUnreachable
 from myphr.settings import Settings
@@ -189,7 +189,10 @@ class Hypervisor:
     All methods raise HypervisorUnreachable (no answer; the action may or may not have happened), MachineGone, or
     HypervisorRefused (an answer we did not expect; `detail` has the text for the log)."""
 
-    def __init__(self, settings: Settings, redis: redis_client.Redis | None = None) -> None:
+    def __init__(
+        self, settings: Settings, redis: redis_client.Redis | None = None, *, sign_in: tuple[str, str] | None = None
+    ) -> None:
+        """`sign_in` is a user with its password, instead of the portal's token: to publish templates."""
         url = urlsplit(settings.proxmox_url)
         if url.scheme != "https" or not url.hostname:
             raise ConfigurationError("MYPHR_PROXMOX_URL must be https://host:port")
@@ -199,6 +202,7 @@ class Hypervisor:
         self.node = settings.proxmox_node
         self.pool = settings.proxmox_pool
         self._user, _, self._token_name = settings.proxmox_token_id.partition("!")
+        self._sign_in = sign_in
         self._mine = threading.local()
         self._turns = Turns(redis, f"{self._host}:{self._port}")
 
@@ -211,10 +215,20 @@ class Hypervisor:
 
     def _connect(self, timeout: tuple[int, int]) -> Any:
         host = f"[{self._host}]" if ":" in self._host else self._host
-        api = ProxmoxAPI(
-            host, port=self._port, user=self._user, token_name=self._token_name, token_value=self._token_secret(),
-            verify_ssl=self._settings.proxmox_ca_file, timeout=timeout, path_prefix=self._prefix,
-        )  # fmt: skip
+        who: dict[str, str]
+        if self._sign_in:
+            who = {"user": self._sign_in[0], "password": self._sign_in[1]}
+        else:
+            who = {"user": self._user, "token_name": self._token_name, "token_value": self._token_secret()}
+        try:
+            api = ProxmoxAPI(
+                host, port=self._port, verify_ssl=self._settings.proxmox_ca_file, timeout=timeout,
+                path_prefix=self._prefix, **who,
+            )  # fmt: skip
+        except AuthenticationError:
+            raise HypervisorRefused("401 sign-in refused") from None
+        except (requests.exceptions.RequestException, OSError) as error:
+            raise HypervisorUnreachable(type(error).__name__) from None
         # No proxy and no CA bundle from the environment: this traffic goes to this node and nowhere else.
         api._store["session"].trust_env = False
         return api

@@ -4,6 +4,7 @@ The image's own hash is its revision, so publishing again what is there already 
 line and by `myphr up`.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from myphr.errors import ConfigurationError, HypervisorRefused
 from myphr.machines.parts import Parts
-from myphr.machines.proxmox import Template
+from myphr.machines.proxmox import Hypervisor, Template
 
 REVISION_CHARS = 12
 DEFAULT_CONFIG = {"memory": 1024, "cores": 1, "ostype": "l26", "vga": "virtio"}
@@ -21,6 +22,21 @@ def revision_of(image: Path) -> str:
     """The first 12 hex digits of the image's SHA-256."""
     with open(image, "rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()[:REVISION_CHARS]
+
+
+def publisher(parts: Parts) -> Hypervisor:
+    """The hypervisor as somebody who may publish: the embedded one's administrator, whose password lies in our own
+    home; on a real node the token named in the settings. The portal's own token can only clone."""
+    settings = parts.settings
+    if settings.proxmox_publish_token_id:
+        return Hypervisor(dataclasses.replace(
+            settings, proxmox_token_id=settings.proxmox_publish_token_id,
+            proxmox_token_secret_file=settings.proxmox_publish_token_secret_file,
+        ))  # fmt: skip
+    password = settings.home / "localpve" / "root.password"
+    if settings.embedded_hypervisor and password.is_file():
+        return Hypervisor(settings, sign_in=("root@pam", password.read_text().strip()))
+    return parts.hypervisor
 
 
 def publish(parts: Parts, name: str, image: Path, *, report: Callable[[str], None] = print) -> Template:
@@ -33,12 +49,13 @@ def publish(parts: Parts, name: str, image: Path, *, report: Callable[[str], Non
             return template
     vmid = max([parts.settings.template_vmid_first - 1, *(template.vmid for template in existing)]) + 1
     try:
-        template = parts.hypervisor.publish_template(
+        hypervisor = publisher(parts)
+        template = hypervisor.publish_template(
             name, revision, image, vmid, config=config_of(image), link_down=bool(parts.settings.guest_network),
             report=report,
         )  # fmt: skip
-        if not parts.hypervisor.can_clone(template.vmid):
-            parts.hypervisor.destroy(template.vmid)
+        if not hypervisor.can_clone(template.vmid):
+            hypervisor.destroy(template.vmid)
             raise ConfigurationError(f"storage {parts.settings.proxmox_storage} cannot make linked clones")
     except HypervisorRefused as error:
         raise ConfigurationError(f"template {name} was refused: {error.detail}") from None
@@ -73,9 +90,10 @@ def remove_outdated(parts: Parts) -> None:
     newest = {template.name: template for template in parts.hypervisor.templates()}
     with parts.database.read() as db:
         used = set(db.exec(select(Machine.template_vmid).where(col(Machine.state) != "destroyed")).all())
+    hypervisor = publisher(parts)
     for template in parts.hypervisor.templates():
         if template.revision and template != newest[template.name] and template.vmid not in used:
             try:
-                parts.hypervisor.wait_task(parts.hypervisor.delete(template.vmid, node=template.node), 60)
+                hypervisor.wait_task(hypervisor.delete(template.vmid, node=template.node), 60)
             except HypervisorRefused:
                 continue  # still in use, or protected: it does no harm
