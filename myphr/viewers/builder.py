@@ -7,8 +7,10 @@ myphr.viewers.builder` and `myphr template build`; knows nothing of machines or 
 """
 
 import argparse
+import contextlib
 import copy
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import io
@@ -352,7 +354,7 @@ def initramfs(kernel: Kernel, busybox: bytes) -> bytes:
     entries += [(f"drivers.d/{n}", 0o100644, kernel.modules[p]) for n, p in zip(flat, kernel.order, strict=True)]
     archive = cpio(entries)
     return subprocess.run(
-        ["zstd", "-q", "-15", "-c", "--no-check"], input=archive, stdout=subprocess.PIPE, check=True
+        ["zstd", "-q", "-9", "-c", "--no-check"], input=archive, stdout=subprocess.PIPE, check=True
     ).stdout
 
 
@@ -636,10 +638,28 @@ def build(name: str, out_dir: Path, report: Report = lambda line: None, *, refre
     recipe = read_recipe(name)
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    ready = None if refresh else current(name, out_dir)
-    if ready:
-        report(f"{name}: nothing changed, reused")
-        return ready
+    with _alone(out_dir, lambda: report(f"{name}: waiting for another build to end")):
+        ready = None if refresh else current(name, out_dir)
+        if ready:
+            report(f"{name}: nothing changed, reused")
+            return ready
+        return _build(recipe, out_dir, report, refresh)
+
+
+@contextlib.contextmanager
+def _alone(out_dir: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """One build at a time per folder: they share what they fetch, and tests in parallel want the same template."""
+    with (out_dir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build(recipe: Recipe, out_dir: Path, report: Report, refresh: bool) -> Built:
+    name = recipe.name
     cache = out_dir / ".packages"
     if refresh and cache.exists():
         shutil.rmtree(cache)
@@ -723,8 +743,8 @@ def _complete(root: Root, recipe: Recipe, busybox: bytes) -> None:
         )
         root.add("etc/group", b"root:x:0:\nviewer:x:1000:\n", 0o644)
     else:
-        for name, line in {"passwd": "viewer:x:1000:1000:viewer:/home/viewer:/bin/sh", "group": "viewer:x:1000:"}.items():
-            root.add(f"etc/{name}", root.read(f"etc/{name}") + f"{line}\n".encode(), 0o644)
+        root.add("etc/passwd", root.read("etc/passwd") + b"viewer:x:1000:1000:viewer:/home/viewer:/bin/sh\n", 0o644)
+        root.add("etc/group", root.read("etc/group") + b"viewer:x:1000:\n", 0o644)
     root.folder("etc/myphr")
     root.add("etc/myphr/template", f"{recipe.name} {revision(recipe)}\n".encode(), 0o644)
 

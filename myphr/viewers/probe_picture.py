@@ -1,4 +1,4 @@
-"""The picture that the probe template draws, specified and read back: what a test sees of a guest from the screen alone.
+"""The picture that the probe template draws, specified and read back: what a test sees of a guest on its screen.
 
 A grid of 32 x 20 blocks over the whole screen, whatever its size. Rows 0-4: eight colour bars. Row 5: the state. Row 6:
 number of files, 32 bits. Row 7: keys pressed (16 bits), buttons pressed (16 bits). Rows 8-15: SHA-256 of the first file

@@ -1,5 +1,5 @@
 """The catalogue: which viewers there are, what they open, and how the claim asks for them. One TOML file per viewer
-beside this module; checked as a whole when it is loaded. Called by the web pages, `machines` (for the claim) and `suggest`.
+beside this module, checked when loaded. Called by the web pages, `machines` (for the claim) and `suggest`.
 """
 
 import dataclasses

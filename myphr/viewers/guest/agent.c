@@ -366,6 +366,9 @@ static void start_desk(void) {
         if (setgroups(1, groups) < 0 || setgid(VIEWER_GID) < 0 || setuid(VIEWER_UID) < 0) _exit(126);
         if (!confine()) { say("the viewer could not be confined: %s", strerror(errno)); _exit(126); }
         umask(022);
+        /* What a viewer complains of may hold names of patients: it stays in this machine's memory. */
+        int log = open("/run/viewer/desk.log", O_WRONLY | O_CREAT | O_APPEND, 0600);
+        if (log >= 0) { dup2(log, 1); dup2(log, 2); if (log > 3) close(log); }
         char *const words[] = {DESK, NULL};
         char *const environment[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/home/viewer", "USER=viewer", "LANG=C.UTF-8",
                                      "DISPLAY=:0", "XDG_RUNTIME_DIR=/run/viewer", "MYPHR_AGENT_FD=3", NULL};

@@ -18,6 +18,7 @@ from Xlib import X, display, error
 
 SETTINGS = Path("/etc/myphr/desk.json")  # {"prewarmed": {"name": ..., "program": [...]}}
 FILES_MAX = 5000  # words on a command line; Linux takes 2 MB of them
+LOG = "/run/viewer/viewer.log"  # what viewers complain of holds names: it stays in this machine's memory
 STILL_SECONDS = 1.2  # a picture that has not changed for this long, on an idle machine, is there
 WINDOW_SECONDS_MAX = 60
 SETTLE_SECONDS_MAX = 120
@@ -28,6 +29,7 @@ SAMPLE_LINES = 48
 class Desk:
     def __init__(self) -> None:
         self.agent = socket.socket(fileno=3)
+        self.log = open(LOG, "ab", buffering=0)  # noqa: SIM115 - for as long as the desk lives
         self.settings = json.loads(SETTINGS.read_text())
         self.display = self.open_display()
         self.viewer: subprocess.Popen[str] | None = None
@@ -46,13 +48,17 @@ class Desk:
     def say(self, word: str) -> None:
         self.agent.send(word.encode())
 
+    def start(self, words: list[str]) -> "subprocess.Popen[str]":
+        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, text=True)
+
     # -- programs -----------------------------------------------------------------------------------------------
     def start_window_manager(self) -> None:
         subprocess.Popen(["matchbox-window-manager", "-use_titlebar", "no", "-use_cursor", "yes"], stderr=subprocess.DEVNULL)
 
     def start_prewarmed(self) -> None:
         program = self.settings["prewarmed"]["program"]
-        self.viewer = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        pipe = subprocess.PIPE
+        self.viewer = subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=self.log, text=True, bufsize=1)
         self.prewarmed = True
         self.wait_for_word({"warm"})
 
@@ -79,7 +85,7 @@ class Desk:
         self.prewarmed = False
         self.words = words
         empty = self.sample()
-        self.viewer = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, text=True)
+        self.viewer = self.start(words)
         deadline = time.monotonic() + WINDOW_SECONDS_MAX
         while not self.big_window():
             if self.viewer.poll() is not None:
@@ -174,7 +180,7 @@ class Desk:
                 if self.prewarmed:
                     return  # the agent starts the desk again, and gives the order again
                 time.sleep(1)
-                self.viewer = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, text=True)
+                self.viewer = self.start(self.words)
 
 
 def files_below(path: Path) -> list[str]:
@@ -193,13 +199,16 @@ def files_below(path: Path) -> list[str]:
 
 
 def expand(command: list[str], opened: Path) -> list[str]:
-    """`{files}` becomes all files, `{file}` the first one, `{folder}` the path that is opened."""
+    """`{files}` becomes all files, `{files:.pdf,.ps}` those whose name ends so (all, when none does), `{file}` the first
+    one, `{folder}` the path that is opened."""
     words: list[str] = []
     for word in command:
-        if word == "{files}":
-            words += files_below(opened)
-        elif word == "{file}":
+        if word == "{file}":
             words += files_below(opened)[:1]
+        elif word.startswith("{files") and word.endswith("}"):
+            files = files_below(opened)
+            endings = tuple(filter(None, word[7:-1].split(",")))
+            words += [f for f in files if f.lower().endswith(endings)] or files if endings else files
         else:
             words.append(word.replace("{folder}", str(opened)))
     return words

@@ -44,6 +44,18 @@ class Instance:
     path: str = dataclasses.field(compare=False)
     frames: int = dataclasses.field(compare=False, default=1)
     has_pixels: bool = dataclasses.field(compare=False, default=True)
+    axes: tuple[float, ...] = dataclasses.field(compare=False, default=())
+
+
+@dataclasses.dataclass
+class Study:
+    """Who and when, in plain words; empty where the file does not say."""
+
+    patient: str = ""
+    born: str = ""
+    date: str = ""
+    description: str = ""
+    hospital: str = ""
 
 
 @dataclasses.dataclass
@@ -53,9 +65,9 @@ class Series:
     modality: str
     description: str
     body_part: str
+    study: Study
     cine: bool = False
     instances: list[Instance] = dataclasses.field(default_factory=list)
-    _starts: list[int] = dataclasses.field(default_factory=list)
 
     @property
     def pictures(self) -> int:
@@ -85,15 +97,6 @@ class Series:
                 return instance, picture
             picture -= instance.frames
         raise IndexError(picture)
-
-
-@dataclasses.dataclass
-class Study:
-    patient: str = ""
-    born: str = ""
-    date: str = ""
-    description: str = ""
-    hospital: str = ""
 
 
 def plain_name(value: object) -> str:
@@ -133,6 +136,32 @@ def position(header: pydicom.Dataset) -> float:
         return 0.0
 
 
+OPPOSITE = {"R": "L", "L": "R", "Front": "Back", "Back": "Front", "Head": "Feet", "Feet": "Head"}
+
+
+def axes_of(header: pydicom.Dataset) -> tuple[float, ...]:
+    try:
+        axes = tuple(float(v) for v in header.ImageOrientationPatient)
+    except (AttributeError, TypeError, ValueError):
+        return ()
+    return axes if len(axes) == 6 and all(np.isfinite(axes)) else ()
+
+
+def sides(axes: tuple[float, ...]) -> tuple[str, str]:
+    """What lies at the right edge and at the bottom of the picture (PS3.3 C.7.6.2.1.1: x to the left hand, y to the
+    back, z to the head). Empty when the file does not say."""
+    if not axes:
+        return "", ""
+    names = (("L", "R"), ("Back", "Front"), ("Head", "Feet"))
+
+    def edge(direction: tuple[float, ...]) -> str:
+        strongest = max(range(3), key=lambda i: abs(direction[i]))
+        return names[strongest][0 if direction[strongest] > 0 else 1]
+
+    right, bottom = edge(axes[:3]), edge(axes[3:])
+    return (right, bottom) if right != bottom and OPPOSITE[right] != bottom else ("", "")
+
+
 class Collection:
     """All series of a folder, growing while files are read."""
 
@@ -140,6 +169,7 @@ class Collection:
         self.series: list[Series] = []
         self.study = Study()
         self.seen: set[str] = set()
+        self.patients: set[tuple[str, str]] = set()
         self.other_files = 0
 
     def add_file(self, path: str) -> tuple[Series, int] | None:
@@ -156,14 +186,17 @@ class Collection:
         if uid in self.seen:
             return None
         self.seen.add(uid)
+        study = Study(
+            plain_name(header.get("PatientName")),
+            plain_date(header.get("PatientBirthDate")),
+            plain_date(header.get("StudyDate") or header.get("SeriesDate")),
+            str(header.get("StudyDescription") or "").strip(),
+            str(header.get("InstitutionName") or "").strip(),
+        )
+        if study.patient:
+            self.patients.add((study.patient.casefold(), study.born))
         if not self.study.patient:
-            self.study = Study(
-                plain_name(header.get("PatientName")),
-                plain_date(header.get("PatientBirthDate")),
-                plain_date(header.get("StudyDate") or header.get("SeriesDate")),
-                str(header.get("StudyDescription") or "").strip(),
-                str(header.get("InstitutionName") or "").strip(),
-            )
+            self.study = study
         series_uid = str(header.get("SeriesInstanceUID") or "none")
         series = next((s for s in self.series if s.uid == series_uid), None)
         if series is None:
@@ -173,6 +206,7 @@ class Collection:
                 str(header.get("Modality") or "OT"),
                 str(header.get("SeriesDescription") or "").strip(),
                 plain_part(header.get("BodyPartExamined")),
+                study,
             )
             bisect.insort(self.series, series, key=lambda s: (s.number, s.uid))
         has_pixels = bool(header.get("Rows")) and bool(header.get("Columns"))
@@ -180,7 +214,7 @@ class Collection:
         frames = min(max(frames, 1), 100_000)
         series.cine = series.cine or frames > 1
         order = (number(header.get("InstanceNumber"), 1e9), position(header), path)
-        return series, series.add(Instance(order, path, frames, has_pixels))
+        return series, series.add(Instance(order, path, frames, has_pixels, axes_of(header)))
 
 
 def walk(folder: str) -> Iterator[str]:
@@ -219,7 +253,15 @@ class Decoder:
         self.pixels: np.ndarray | None = None
 
     def picture(self, path: str, frame: int) -> Picture:
-        """Raises CannotShow with a sentence that helps."""
+        """Raises CannotShow with a sentence that helps, and nothing else: a hostile file must not end the viewer."""
+        try:
+            return self._picture(path, frame)
+        except CannotShow:
+            raise
+        except Exception as reason:
+            raise CannotShow("This file is damaged, or its picture is of a kind this viewer does not know.") from reason
+
+    def _picture(self, path: str, frame: int) -> Picture:
         if path != self.path:
             self.path, self.dataset, self.pixels = "", None, None
             try:
@@ -252,10 +294,18 @@ def decode(dataset: pydicom.Dataset) -> np.ndarray:
         raise CannotShow("This picture is larger than this machine can hold.") from reason
     except Exception as reason:  # every decoder has its own errors
         syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-        if syntax is not None and getattr(syntax, "is_compressed", False):
+        if packed(syntax):
             name = getattr(syntax, "name", str(syntax))
             raise CannotShow(f"This picture is packed in a way that this viewer cannot open ({name}).") from reason
         raise CannotShow("The picture in this file is damaged or not complete.") from reason
+
+
+def packed(syntax: object) -> bool:
+    """Whether pixels of this transfer syntax are compressed; one that pydicom does not know counts as such."""
+    try:
+        return bool(getattr(syntax, "is_compressed", False))
+    except ValueError:
+        return True
 
 
 def develop(dataset: pydicom.Dataset, pixels: np.ndarray) -> Picture:
@@ -276,7 +326,7 @@ def develop(dataset: pydicom.Dataset, pixels: np.ndarray) -> Picture:
         if pixels.ndim == 3 and pixels.shape[-1] >= 3:
             syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None)
             # Decoders of compressed pictures hand out RGB themselves; raw YBR is ours to turn.
-            if kind.startswith("YBR_FULL") and not getattr(syntax, "is_compressed", False):
+            if kind.startswith("YBR_FULL") and not packed(syntax):
                 pixels = convert_color_space(pixels, kind, "RGB")
             if pixels.dtype != np.uint8:
                 pixels = (pixels >> (8 * pixels.dtype.itemsize - 8)).astype(np.uint8)

@@ -2,11 +2,13 @@
  * the right folder is open and that pointer and keys arrive. The picture is specified, and read back, in
  * myphr/viewers/probe_picture.py. Started by the agent as the viewer user with the agent's socket as descriptor 3. */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fb.h>
 #include <linux/input.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -92,6 +94,25 @@ static int digest(const char *folder, const char *relative, unsigned char out[32
     return fd >= 0 && n == 0 ? 0 : -1;
 }
 
+/* What this viewer could do that a viewer must not: for the tests of its confinement. */
+static void try_walls(int out) {
+    static const char *const forbidden[] = {"/proc/self/mounts", "/proc/self/mountinfo", "/proc/1/mounts", "/run/myphr/status.json",
+                                            "/proc/self/environ"};
+    for (size_t i = 0; i < sizeof forbidden / sizeof *forbidden; i++) {
+        int fd = open(forbidden[i], O_RDONLY | O_CLOEXEC);
+        dprintf(out, "read %s: %s\n", forbidden[i], fd >= 0 ? "yes" : "no");
+        if (fd >= 0) close(fd);
+    }
+    int fd = open("/usr/hostile", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    dprintf(out, "write /usr/hostile: %s\n", fd >= 0 ? "yes" : "no");
+    if (fd >= 0) close(fd);
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(564)};
+    inet_pton(AF_INET, "10.0.2.100", &to.sin_addr);
+    fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    dprintf(out, "dial the folder itself: %s\n", fd >= 0 && connect(fd, (struct sockaddr *)&to, sizeof to) == 0 ? "yes" : "no");
+    if (fd >= 0) close(fd);
+}
+
 static void open_folder(struct slice order) {
     struct slice value;
     char folder[1024] = "/data", start[1024] = ".", path[2100];
@@ -116,6 +137,7 @@ static void open_folder(struct slice order) {
         dprintf(fd, "MyPHRMachines probe result\nfiles %d\nfirst ", paths_count);
         for (int j = 0; j < 32; j++) dprintf(fd, "%02x", sum[j]);
         dprintf(fd, "\n");
+        try_walls(fd);
         if (close(fd) < 0) { strip(0xC00000); say("failed results-refused"); return; }
     }
     strip(0x008000);

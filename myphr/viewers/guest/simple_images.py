@@ -13,55 +13,15 @@ from tkinter import font as tkfont
 
 import dicom_pictures as dicom
 from PIL import Image, ImageTk
+from touch_ui import (
+    BACK, BAR_HEIGHT, BUTTON, BUTTON_DOWN, CARD, CARD_HEIGHT, CARD_ON, LINE, LIST_WIDTH, PANEL, RESULTS, SOFT, TEXT,
+    THUMBNAIL, TOP_HEIGHT, WARN, Button, KeepButton, Toast, fit, rounded,
+)  # fmt: skip
 
-BACK, PANEL, CARD, CARD_ON = "#0d1014", "#171c22", "#212932", "#1f4e8c"
-TEXT, SOFT, LINE = "#f2f5f8", "#a9b4c0", "#323c47"
-BUTTON, BUTTON_DOWN, KEEP = "#2b3540", "#3d8bfd", "#1f7a4d"
-LIST_WIDTH, BAR_HEIGHT, TOP_HEIGHT = 292, 104, 60
-CARD_HEIGHT, THUMBNAIL = 92, 72
 READ_SECONDS = 0.03  # of every turn go to reading the folder; the rest belongs to the finger
 CACHE_PICTURES = 48
 DRAG_PIXELS = 14  # of finger for one picture onwards
-RESULTS = "/data/results"
 ZOOMS = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
-
-
-class Button(tk.Canvas):
-    """A flat button with round corners, a sign and a word: at least 64 pixels high, which a thumb can hit."""
-
-    def __init__(self, parent: tk.Misc, sign: str, word: str, action, width: int = 108, colour: str = BUTTON) -> None:
-        super().__init__(parent, width=width, height=80, bg=PANEL, highlightthickness=0)
-        self.action, self.colour, self.width_wanted = action, colour, width
-        self.word = word
-        self.shape = self.rounded(3, 3, width - 3, 77, 14, colour)
-        self.sign = self.create_text(width // 2, 28, text=sign, fill=TEXT, font=("DejaVu Sans", 20))
-        self.label = self.create_text(width // 2, 58, text=word, fill=TEXT, font=("DejaVu Sans", 11))
-        self.bind("<ButtonPress-1>", self.down)
-        self.bind("<ButtonRelease-1>", self.up)
-        self.repeat: str | None = None
-
-    def rounded(self, x0: int, y0: int, x1: int, y1: int, r: int, colour: str) -> int:
-        points = [x0 + r, y0, x1 - r, y0, x1, y0, x1, y0 + r, x1, y1 - r, x1, y1, x1 - r, y1, x0 + r, y1, x0, y1, x0, y1 - r]
-        return self.create_polygon([*points, x0, y0 + r, x0, y0], smooth=True, fill=colour)
-
-    def down(self, _event: tk.Event) -> None:
-        self.itemconfigure(self.shape, fill=BUTTON_DOWN)
-        self.action()
-        self.repeat = self.after(450, self.again)
-
-    def again(self) -> None:
-        self.action()
-        self.repeat = self.after(160, self.again)
-
-    def up(self, _event: tk.Event) -> None:
-        self.itemconfigure(self.shape, fill=self.colour)
-        if self.repeat:
-            self.after_cancel(self.repeat)
-            self.repeat = None
-
-    def say(self, sign: str, word: str) -> None:
-        self.itemconfigure(self.sign, text=sign)
-        self.itemconfigure(self.label, text=word)
 
 
 class SimpleImages:
@@ -125,15 +85,8 @@ class SimpleImages:
             button.pack(side="left", padx=2)
             if word == "Play":
                 self.play_button = button
-        self.keep_button = Button(self.window, "✓", "Keep this picture", self.keep, 196, KEEP)
-        self.keep_button.configure(height=54, bg=PANEL)
-        self.keep_button.coords(self.keep_button.sign, 22, 28)
-        self.keep_button.coords(self.keep_button.label, 112, 28)
-        self.keep_button.delete(self.keep_button.shape)
-        self.keep_button.shape = self.keep_button.rounded(3, 4, 193, 50, 12, KEEP)
-        self.keep_button.tag_lower(self.keep_button.shape)
-        self.keep_button.again = lambda: None  # type: ignore[method-assign]
-        self.keep_button.place(x=self.width - 208, y=3, width=196, height=54)
+        KeepButton(self.window, "Keep this picture", self.keep).place(x=self.width - 208, y=3, width=196, height=54)
+        self.toast = Toast(self.view, self.view_width, self.normal)
         self.view.bind("<ButtonPress-1>", self.touch)
         self.view.bind("<B1-Motion>", self.drag)
         self.view.bind("<ButtonRelease-1>", lambda _e: self.draw_soon(0))
@@ -174,7 +127,7 @@ class SimpleImages:
             line, _, self.pending = self.pending.partition(b"\n")
             word, _, path = line.decode(errors="surrogateescape").partition(" ")
             if word == "open":
-                self.open(path)
+                self.window.after(0, self.open, path)  # not from here: an error in a file handler would end Tk's loop
 
     def say(self, word: str) -> None:
         print(word, flush=True)
@@ -328,23 +281,24 @@ class SimpleImages:
         return image.resize((max(1, round(show_wide)), max(1, round(show_high))), Image.BILINEAR, box=box)
 
     def draw_words(self) -> None:
-        study = self.collection.study
+        study = self.series.study if self.series else self.collection.study
         self.top.delete("all")
         middle = TOP_HEIGHT // 2
         self.top.create_line(0, TOP_HEIGHT - 1, self.width, TOP_HEIGHT - 1, fill=LINE)
-        name = study.patient or "No name in these pictures"
+        name = fit(study.patient or "No name in these pictures", self.big, self.width // 2)
         x = 18
         self.top.create_text(x, middle, anchor="w", text=name, fill=TEXT, font=self.big)
         x += self.big.measure(name) + 22
         facts = [study.description, study.date, study.hospital]
         room = self.width - 230 - x
         text = "  ·  ".join(f for f in facts if f)
-        while text and self.normal.measure(text) > room:
-            text = text[:-2].rstrip(" ·…") + "…" if len(text) > 3 else ""
-        self.top.create_text(x, middle + 2, anchor="w", text=text, fill=SOFT, font=self.normal)
+        self.top.create_text(x, middle + 2, anchor="w", text=fit(text, self.normal, room), fill=SOFT, font=self.normal)
         self.view.delete("words")
         if self.series is None:
             return
+        if len(self.collection.patients) > 1:
+            self.plate(16, 32, "Attention: this folder holds pictures of more than one person", "w", WARN)
+        self.edges()
         count = self.series.pictures
         here = f"{self.index + 1} of {count}" + (" …" if self.reading else "")
         self.plate(16, self.view_height - 40, here, "w")
@@ -363,11 +317,24 @@ class SimpleImages:
             end = 16 + (self.view_width - 32) * (self.index + 1) / count
             self.view.create_rectangle(16, y, end, y + 4, fill=BUTTON_DOWN, width=0, tags="words")
 
-    def plate(self, x: int, y: int, text: str, anchor: str) -> None:
+    def edges(self) -> None:
+        """Which side of the body is where: left and right in a picture are easily confused."""
+        instance, _ = self.series.at(self.index)
+        right, bottom = dicom.sides(instance.axes)
+        if right and self.current is not None:
+            opposite = dicom.OPPOSITE
+            middle_x, middle_y = self.view_width // 2, self.view_height // 2
+            self.plate(self.view_width - 16, middle_y, right, "e")
+            self.plate(16, middle_y, opposite[right], "w")
+            wide = self.normal.measure(bottom) + 20
+            self.plate(middle_x - wide // 2, self.view_height - 40, bottom, "w")
+            self.plate(middle_x - wide // 2, 24, opposite[bottom], "w")
+
+    def plate(self, x: int, y: int, text: str, anchor: str, back: str = "#000000") -> None:
         """White on black, readable over any picture."""
         wide = self.normal.measure(text) + 20
         left = x if anchor == "w" else x - wide
-        self.view.create_rectangle(left, y - 16, left + wide, y + 16, fill="#000000", outline=LINE, tags="words")
+        self.view.create_rectangle(left, y - 16, left + wide, y + 16, fill=back, outline=LINE, tags="words")
         self.view.create_text(left + wide // 2, y, text=text, fill=TEXT, font=self.normal, tags="words")
 
     def touch(self, event: tk.Event) -> None:
@@ -387,10 +354,11 @@ class SimpleImages:
     # -- the list of series -------------------------------------------------------------------------------------------
     def draw_list(self) -> None:
         self.list.delete("all")
+        room = LIST_WIDTH - THUMBNAIL - 52
         y = 10
         for series in self.collection.series:
             on = series is self.series
-            self.card(10, y, LIST_WIDTH - 10, y + CARD_HEIGHT - 8, CARD_ON if on else CARD)
+            rounded(self.list, 10, y, LIST_WIDTH - 10, y + CARD_HEIGHT - 8, 12, CARD_ON if on else CARD)
             thumbnail = self.thumbnails.get(series.uid)
             if thumbnail:
                 self.list.create_image(16 + THUMBNAIL // 2 + 2, y + (CARD_HEIGHT - 8) // 2, image=thumbnail)
@@ -398,29 +366,20 @@ class SimpleImages:
                 centre = 16 + THUMBNAIL // 2 + 2
                 self.list.create_text(centre, y + 42, text="▦", fill=SOFT, font=self.big)
             left = 16 + THUMBNAIL + 14
-            self.list.create_text(left, y + 20, anchor="w", text=self.fit(series.title, self.normal), fill=TEXT, font=self.normal)
-            words = self.fit(series.description, self.small)
+            self.list.create_text(left, y + 20, anchor="w", text=fit(series.title, self.normal, room), fill=TEXT, font=self.normal)
+            words = fit(series.description, self.small, room)
             self.list.create_text(left, y + 43, anchor="w", text=words, fill=TEXT if on else SOFT, font=self.small)
             self.list.create_text(left, y + 65, anchor="w", text=series.words, fill=TEXT if on else SOFT, font=self.small)
             y += CARD_HEIGHT
         if self.reading:
             self.list.create_text(LIST_WIDTH // 2, y + 16, text="reading the folder …", fill=SOFT, font=self.small)
             y += 40
+        foot = max(y + 24, self.height - TOP_HEIGHT - 22)
+        note = "For looking at pictures, not for diagnosis"
+        self.list.create_text(LIST_WIDTH // 2, foot, text=note, fill=SOFT, font=self.small)
+        y = max(y, foot + 12)
         self.list.configure(scrollregion=(0, 0, LIST_WIDTH, max(y + 10, self.height - TOP_HEIGHT)))
         self.list.create_line(LIST_WIDTH - 1, 0, LIST_WIDTH - 1, max(y + 10, self.height), fill=LINE)
-
-    def card(self, x0: int, y0: int, x1: int, y1: int, colour: str) -> None:
-        r = 12
-        points = [x0 + r, y0, x1 - r, y0, x1, y0, x1, y0 + r, x1, y1 - r, x1, y1, x1 - r, y1, x0 + r, y1, x0, y1, x0, y1 - r]
-        self.list.create_polygon([*points, x0, y0 + r, x0, y0], smooth=True, fill=colour)
-
-    def fit(self, text: str, font: tkfont.Font) -> str:
-        room = LIST_WIDTH - THUMBNAIL - 52
-        if font.measure(text) <= room:
-            return text
-        while text and font.measure(text + "…") > room:
-            text = text[:-1]
-        return text.rstrip() + "…"
 
     def list_touch(self, event: tk.Event) -> None:
         self.list_from = event.y
@@ -464,17 +423,9 @@ class SimpleImages:
         name = f"picture-{time.strftime('%Y%m%d-%H%M%S')}-{self.index + 1}.png"
         try:
             self.current.save(os.path.join(RESULTS, name))
-            self.toast("Kept. You will find it in your record when this ends.")
+            self.toast.show("Kept. You will find it in your record when this ends.")
         except OSError:
-            self.toast("The picture could not be kept. Please try again.")
-
-    def toast(self, text: str) -> None:
-        self.view.delete("toast")
-        wide = self.normal.measure(text) + 56
-        x, y = self.view_width // 2, 50
-        self.view.create_rectangle(x - wide // 2, y - 24, x + wide // 2, y + 24, fill=KEEP, width=0, tags="toast")
-        self.view.create_text(x, y, text=text, fill=TEXT, font=self.normal, tags="toast")
-        self.window.after(3500, lambda: self.view.delete("toast"))
+            self.toast.show("The picture could not be kept. Please try again.")
 
 
 if __name__ == "__main__":
