@@ -12,7 +12,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from myphr.localpve.replies import failure
+from myphr.localpve.replies import ApiError, failure
 
 ANSWER_BYTES_MAX = 24 * 1024 * 1024  # a 16 MiB file-read in base64
 SYNC_SECONDS = 3.0
@@ -136,6 +136,9 @@ async def agent_errors():  # type: ignore[no-untyped-def]
     except AgentAway:
         raise failure("QEMU guest agent is not running") from None
     except AgentRefused as refused:
+        if any(ord(letter) > 255 for letter in str(refused)):
+            # A real node's worker breaks on wide characters in an error; its proxy then says this and nothing else.
+            raise ApiError(596, "Broken pipe", body=False) from None
         raise failure(f"Agent error: {refused}") from None
     except (KeyError, TypeError, ValueError, AttributeError):
         raise failure("Agent error: malformed answer") from None

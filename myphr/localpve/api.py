@@ -7,6 +7,8 @@ order in which a real node checks things, because clients see it. Called by `ser
 import asyncio
 import json
 import re
+import sys
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,12 +114,18 @@ class Api:
             return Reply(501, text, text.encode(), "")
         try:
             return _success(await self._answer(request, path), form)
+        except (ConnectionError, TimeoutError):
+            raise
         except TakenOver:
             return Reply(101, "", taken_over=True)
         except ApiError as problem:
             if problem.status == 401:
                 await asyncio.sleep(self._node.unauthorised_seconds)
             return _problem(problem, form)
+        except Exception as fault:  # ours: the client gets an answer, the log where it happened, neither any values
+            last = traceback.extract_tb(fault.__traceback__)[-1]
+            print(f"localpve: {type(fault).__name__} at {Path(last.filename).name}:{last.lineno}", file=sys.stderr)
+            return _problem(failure(f"internal error: {type(fault).__name__}"), form)
 
     async def _answer(self, request: Request, path: str) -> Any:
         node = self._node

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from typing import Any
+from urllib.parse import unquote
 
 from myphr.localpve import formats, qemu
 from myphr.localpve.agent import GuestAgent, agent_errors
@@ -194,9 +195,9 @@ def _change(call: Call) -> Any:
         raise failure("no options specified")
     schema_options = {k for k in _config_options(call) if k not in NOT_CONFIG}
     check_delete(delete, options, schema_options)
-    _check_options(call, {**options, **dict.fromkeys(delete + revert)}, vmid)
     if "sshkeys" in options:
-        raise failure("SSH public key validation error")
+        check_ssh_keys(options["sshkeys"])
+    _check_options(call, {**options, **dict.fromkeys(delete + revert)}, vmid)
     config = node.machines.config(vmid)
     if given.get("digest") and given["digest"] != node.machines.digest(vmid):
         raise failure("checksum mismatch (file change by other user?)")
@@ -210,6 +211,19 @@ def _change(call: Call) -> Any:
             await node.machines.change(task, vmid, options, delete, revert)
 
     return work
+
+
+def check_ssh_keys(quoted: str) -> None:
+    """Each line must be an OpenSSH public key (RFC 4253, 6.6: the blob repeats the type). Raises ApiError 500."""
+    for line in unquote(quoted).splitlines():
+        words = line.split()
+        try:
+            blob = base64.b64decode(words[1], validate=True)
+            good = blob[4 : 4 + int.from_bytes(blob[:4], "big")].decode() == words[0] and len(blob) > 4 + len(words[0]) + 4
+        except (IndexError, ValueError):
+            good = False
+        if line.strip() and not good:
+            raise failure("SSH public key validation error")
 
 
 def _config_options(call: Call) -> set[str]:
@@ -277,9 +291,11 @@ async def clone(call: Call) -> str:
     original = node.machines.config(source)
     node.machines.need_unlocked(original)
     if "snapname" in given:
+        for option in disk_options(original):
+            volume = formats.parse_drive(str(original[option]))["file"]
+            if not given.get("full"):
+                raise failure(f"Linked clone feature is not supported for a snapshot of '{volume}' ({option})")
         raise failure("clones of snapshots are not implemented here")
-    if node.machines.exists(target):
-        raise failure(f"unable to create VM {target}: config file already exists")
     full = bool(given["full"]) if "full" in given else not original.get("template")
     if not full:
         for option in ("storage", "format"):
@@ -294,6 +310,8 @@ async def clone(call: Call) -> str:
     for option in [o for o in original if NET_OPTION.fullmatch(o)]:
         if bridge := formats.parse_net(str(original[option])).get("bridge"):
             call.need(f"/sdn/zones/localnetwork/{bridge}", "SDN.Use")
+    if node.machines.exists(target):
+        raise failure(f"unable to create VM {target}: config file already exists")
     changes = {k: given[k] for k in ("name", "description") if k in given}
     node.machines.reserve(target, "clone")
     return call.start(

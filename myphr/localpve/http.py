@@ -64,10 +64,11 @@ class Reply:
 class Refused(Exception):
     """A request that is answered before it reaches the handler; the connection then ends."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, content: bytes = b"") -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.content = content
 
 
 Handler = Callable[[Request], Awaitable[Reply]]
@@ -124,7 +125,7 @@ async def _read_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 def _head(reply: Reply, keep: bool) -> bytes:
     now = email.utils.formatdate(time.time(), usegmt=True)
     lines = [
-        f"HTTP/1.1 {reply.status} ".encode() + reply.reason.encode("utf-8", "replace"),
+        f"HTTP/1.1 {reply.status} ".encode() + _reason_bytes(reply.reason),
         b"Cache-Control: max-age=0",
         b"Connection: Keep-Alive" if keep else b"Connection: close",
         b"Date: " + now.encode(),
@@ -134,11 +135,20 @@ def _head(reply: Reply, keep: bool) -> bytes:
     ]
     if reply.content or reply.content_type:
         lines.append(f"Content-Length: {len(reply.content)}".encode())
-        lines.append(f"Content-Type: {reply.content_type}".encode())
+        if reply.content_type:
+            lines.append(f"Content-Type: {reply.content_type}".encode())
     else:
         lines.append(b"Content-Length: 0")
     lines += [f"{name}: {value}".encode() for name, value in reply.headers.items()]
     return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def _reason_bytes(reason: str) -> bytes:
+    """A path's bytes come back as they came (Latin-1); text with wider letters is UTF-8, as on a real node."""
+    try:
+        return reason.encode("latin-1")
+    except UnicodeEncodeError:
+        return reason.encode("utf-8", "replace")
 
 
 class HttpConnection:
@@ -158,7 +168,8 @@ class HttpConnection:
                         break
                     await self._read_body(request)
                 except Refused as refused:
-                    writer.write(_head(Reply(refused.status, refused.reason), keep=False))
+                    reply = Reply(refused.status, refused.reason, refused.content)
+                    writer.write(_head(reply, keep=False) + reply.content)
                     await writer.drain()
                     # Let a client that is still sending read the answer before the connection is reset.
                     with contextlib.suppress(TimeoutError, ConnectionError):
@@ -188,7 +199,7 @@ class HttpConnection:
         if request.method == "DELETE" and request.content_length:
             raise Refused(501, "Unexpected content for method 'DELETE'")
         if request.content_length > BODY_BYTES_MAX:
-            raise Refused(501, "for data too large")
+            raise Refused(501, "for data too large", b"for data too large")
         if request.content_length:
             try:
                 request.body = await asyncio.wait_for(request.reader.readexactly(request.content_length), REQUEST_SECONDS)

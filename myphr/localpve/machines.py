@@ -74,6 +74,7 @@ class Machines:
         self.forwards = {f.bridge: f for f in forwards}
         self.bridges = bridges | set(self.forwards)
         self.say = say
+        self.lock_seconds = LOCK_SECONDS
         self.sealer: Any = None  # myphr.localpve.sealing.Sealer, set by the server unless sealing is off
         self._machines: dict[int, Machine] = {}
 
@@ -140,14 +141,14 @@ class Machines:
         return sum(self.running(vmid) for vmid in self.vmids())
 
     @contextlib.asynccontextmanager
-    async def locked(self, vmid: int, task: Task | None = None, seconds: float = LOCK_SECONDS) -> AsyncIterator[Machine]:
+    async def locked(self, vmid: int, task: Task | None = None, seconds: float | None = None) -> AsyncIterator[Machine]:
         """The machine's configuration lock. Raises the text of a real node after `seconds`."""
         machine = self.machine(vmid)
         contended = machine.lock.locked()
         if contended and task:
             task.log("trying to acquire lock...")
         try:
-            await asyncio.wait_for(machine.lock.acquire(), seconds)
+            await asyncio.wait_for(machine.lock.acquire(), seconds or self.lock_seconds)
         except TimeoutError:
             raise failure(f"can't lock file '/var/lock/qemu-server/lock-{vmid}.conf' - got timeout") from None
         try:
@@ -370,6 +371,9 @@ class Machines:
                 if bridge not in self.bridges:
                     task.log(f"bridge '{bridge}' does not exist")
                     raise TaskFailed("start failed: QEMU exited with code 1")
+            for option in sorted(o for o in config if o.startswith("virtiofs")):
+                directory = formats.parse_properties(str(config[option]), "dirid").get("dirid")
+                raise TaskFailed(f"Directory ID {directory} does not exist.")
             self._need_room(config)
             if self.sealer and await self.sealer.resume(vmid, task.log):
                 return

@@ -132,7 +132,7 @@ class Schema:
 def _limit_problem(rule: dict, text: str, typed: Any) -> str | None:
     if "enum" in rule and text not in rule["enum"]:
         return f"value '{text}' does not have a value in the enumeration '{', '.join(rule['enum'])}'"
-    if "pattern" in rule and not re.fullmatch(rule["pattern"], text):
+    if "pattern" in rule and not re.fullmatch(rule["pattern"].replace("(?^:", "(?:"), text):
         return f"value does not match the regex pattern '{rule['pattern']}'"
     if len(text) > rule.get("maxLength", len(text)):
         return f"value may only be {rule['maxLength']} characters long"
