@@ -45,6 +45,7 @@ class Settings:
     proxmox_template_pool: str = "phr-templates"
     localpve_bind: str = "127.0.0.1:8006"
     localpve_accelerator: str = "auto"  # auto: a probe guest decides; kvm; tcg
+    localpve_sealing: int = 1  # 0: always boot cold, as a real node does (benches)
     vmid_first: int = 100_000  # machines take ids from here on and never use one twice
     vmid_last: int = 999_999
     template_vmid_first: int = 9_000

@@ -105,6 +105,7 @@ def localpve_command(settings: Settings) -> list[str]:
         sys.executable, "-m", "myphr.localpve", "--home", str(settings.home / "localpve"), "--bind", settings.localpve_bind,
         "--accelerator", settings.localpve_accelerator, "--token-file", settings.proxmox_token_secret_file,
         "--forward", f"{settings.proxmox_bridge}={settings.guest_files_address}={listen}",
+        *([] if settings.localpve_sealing else ["--no-sealing"]),
     ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import requests
 from bs4 import BeautifulSoup
 from websockets.sync.client import ClientConnection, connect
 
-PASSWORD = "correct horse battery staple"
+PASSWORD = "seven blue lanterns over a quiet harbour"
 WAIT_SECONDS_MAX = 180
 _PHASES = {
     "Getting your viewer ready": "starting", "Tidying up": "ending", "The session has ended": "ended",
