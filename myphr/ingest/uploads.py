@@ -50,11 +50,11 @@ from myphr.records.models import Upload
 from myphr.records.opening import ItemPlace, id_bytes, open_item
 from myphr.records.store import full_disk_is_store_full, sync_folder, write_all
 
-BLOCK_BYTES = 16 * container.CHUNK_BYTES  # what is received, hashed, sealed and written at once
+BLOCK_BYTES = 8 * container.CHUNK_BYTES  # received, hashed, sealed and written at once; fits a core's own cache
 BLOCKS_IN_FLIGHT = 3
 CHECKPOINT_BYTES = 32 * 1024**2  # about so much is sent again after a kill -9 ...
 CHECKPOINT_SECONDS = 5.0  # ... or this many seconds' worth
-WHOLE_BYTES_MAX = 4 * BLOCK_BYTES  # files up to here that come with their creation need no row and no second request
+WHOLE_BYTES_MAX = 64 * container.CHUNK_BYTES  # files up to here that come with their creation need no row and no second request
 QUIET_SECONDS_MAX = 60.0  # a connection that says nothing for so long is gone
 LET_GO_SECONDS = 5.0  # how long a second request waits for the first to let go
 FINISHED_KEPT = dt.timedelta(days=2)  # a finished upload still answers "all there" so long
