@@ -4,6 +4,7 @@ gateway and, where asked, real worker processes, all below one short folder."""
 import contextlib
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -53,7 +54,7 @@ class Room:
     def environ(self) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MYPHR_")}
         values = {"home": self.home, "argon2_memory_kib": 8, "argon2_passes": 1, "warm_pool": "", **self._settings}
-        return clean | {f"MYPHR_{key.upper()}": str(value) for key, value in values.items()}
+        return clean | {"PYTHONPATH": str(ROOT)} | {f"MYPHR_{key.upper()}": str(value) for key, value in values.items()}
 
     def launch(self, name: str, command: list[str]) -> subprocess.Popen:
         log = open(self.folder / f"{name}.log", "ab")  # noqa: SIM115 - the child keeps it
@@ -119,6 +120,7 @@ class Room:
         for name in list(self.processes):
             self.kill(name)
         self.portal.database.dispose()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- looking
     def vm_session(self, vm_session_id: str) -> VmSession:
