@@ -439,10 +439,9 @@ class Machines:
             raise TaskFailed(f"start failed: {problem.strerror}") from None
         machine.process, machine.errors, machine.started_at = process, errors, time.time()
         machine.ended.clear()
-        self.state.put(
-            "run", str(machine.vmid),
-            {"pid": process.pid, "started": process.started, "at": machine.started_at, "accelerator": plan.accelerator},
-        )  # fmt: skip
+        if self._machines.get(machine.vmid) is machine:
+            run = {"pid": process.pid, "started": process.started, "at": machine.started_at}
+            self.state.put("run", str(machine.vmid), run)
         self._watch(machine)
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -461,6 +460,22 @@ class Machines:
                     process.signal(signal.SIGKILL)
                     raise TaskFailed("start failed: got timeout") from None
                 await asyncio.sleep(0.05)
+
+    async def launch_apart(self, machine: Machine, plan: qemu.Launch, log: Callable[[str], None]) -> Qmp:
+        """Starts a process that is no machine of the API (the one boot of a template). Found as ownerless after a crash."""
+        return await self.launch(machine, plan, log)
+
+    async def end_apart(self, machine: Machine) -> None:
+        process = machine.process
+        if process is not None:
+            if machine.qmp:
+                with contextlib.suppress(QmpError):
+                    await machine.qmp.execute("quit", seconds=2)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(machine.ended.wait(), 2)
+            process.signal(signal.SIGKILL)
+            await asyncio.wait_for(machine.ended.wait(), STOP_SECONDS)
+        await asyncio.to_thread(self._clean_run_dir, self.run_dir / f"seal-{machine.vmid}")
 
     def _make_run_dir(self, run_dir: Path) -> None:
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -522,7 +537,8 @@ class Machines:
         for relay in machine.relays:
             asyncio.get_running_loop().create_task(relay.close())
         machine.relays = []
-        self.state.remove("run", str(machine.vmid))
+        if self._machines.get(machine.vmid) is machine:
+            self.state.remove("run", str(machine.vmid))
         machine.ended.set()
 
     async def control(self, vmid: int) -> Qmp:
@@ -697,7 +713,7 @@ class Machines:
                     for part in entry.glob(".*.part"):
                         part.unlink(missing_ok=True)
         for entry in self.run_dir.iterdir() if self.run_dir.exists() else ():
-            if entry.name.isdigit() and str(int(entry.name)) not in self.state.kind("run"):
+            if entry.name.startswith("seal-") or entry.name.isdigit() and entry.name not in self.state.kind("run"):
                 shutil.rmtree(entry, ignore_errors=True)
 
     async def stop_all(self) -> None:
