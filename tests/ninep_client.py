@@ -17,10 +17,11 @@ class Client:
     """One connection. Not thread-safe."""
 
     def __init__(
-        self, where: Path | str | tuple[str, int], *, msize: int = wire.MSIZE_MAX, seconds: float = 30
-    ) -> None:
+        self, where: Path | str | tuple[str, int], *, msize: int = wire.MSIZE_MAX, seconds: float = 30,
+        source: str = "",
+    ) -> None:  # fmt: skip
         if isinstance(where, tuple):
-            self.socket = socket.create_connection(where, timeout=seconds)
+            self.socket = socket.create_connection(where, timeout=seconds, source_address=(source, 0))
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         else:
             self.socket = socket.socket(socket.AF_UNIX)

@@ -110,6 +110,17 @@ class Access:
             session.sealed_manifest,
         )  # fmt: skip
 
+    def ended(self, vm_session_id: str) -> Claimed | None:
+        """A session that is over, to save what it left; None while it may still be running, or for none at all."""
+        with self._portal.database.read() as db:
+            session = db.get(VmSession, vm_session_id)
+        if session is None or session.state in (*SESSION_STATES, "requested") or not session.owner_public_key:
+            return None
+        return Claimed(
+            session.id, session.account_id, session.machine_id or session.id, session.owner_public_key,
+            session.created_at, b"",
+        )  # fmt: skip
+
     def open_folder(
         self, claimed: Claimed, aname: str, *, budget: MemoryBudget, later: Callable[[Callable[[], None]], None]
     ) -> Folder:

@@ -4,6 +4,7 @@ A folder is opened with the secret that the guest presents and forgotten when th
 guest's secret opens it again, results included. Knows no socket and no database. Called by `files_access`, `files_hub`.
 """
 
+import errno
 import logging
 import os
 import shutil
@@ -102,13 +103,21 @@ def _write(path: Path, content: bytes) -> None:
     new.replace(path)
 
 
-def open_left_over(spool: Path, vm_session_id: str, private_key: bytes) -> Results:
-    """The results of a session that ended without its gateway, opened by their owner. Raises EnvelopeError when it is
-    another's, SpoolDamaged, FileNotFoundError."""
+def open_left_over(spool: Path, vm_session_id: str, key: bytes) -> Results:
+    """The results of a session that ended without its gateway, with the spool key that their owner opened. Raises
+    EnvelopeError for another key, SpoolDamaged, FileNotFoundError."""
     directory = spool / vm_session_id
-    sealed = (directory / _OWNER_KEY).read_bytes()
-    key = envelope.open_with(private_key, sealed, context=envelope.context_for("results-owner", vm_session_id))
-    return Results(directory, key, vm_session_id, limits=ResultsLimits(0), clock_ns=time.time_ns)
+    if not has_spool(spool, vm_session_id):
+        raise FileNotFoundError(errno.ENOENT, "no results wait")
+    results = Results(directory, key, vm_session_id, limits=ResultsLimits(0), clock_ns=time.time_ns)
+    results.freeze()
+    return results
+
+
+def owner_opens(spool: Path, vm_session_id: str, private_key: bytes) -> bytes:
+    """The spool key, as the owner's private key opens it. Raises EnvelopeError when it is another's."""
+    sealed = (spool / vm_session_id / _OWNER_KEY).read_bytes()
+    return envelope.open_with(private_key, sealed, context=envelope.context_for("results-owner", vm_session_id))
 
 
 def has_spool(spool: Path, vm_session_id: str) -> bool:

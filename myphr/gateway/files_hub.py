@@ -14,13 +14,14 @@ from typing import Protocol
 
 import redis
 
-from myphr.errors import NotFound
+from myphr.errors import EnvelopeError, NotFound
 from myphr.gateway import files_folder, ninep
 from myphr.gateway.files import Connection
 from myphr.gateway.files_access import Access, AttachRefused, Claimed
 from myphr.gateway.files_folder import Folder
 from myphr.gateway.files_tree import MemoryBudget
 from myphr.gateway.results import Results
+from myphr.gateway.results_spool import SpoolDamaged
 
 log = logging.getLogger("myphr.files")
 
@@ -92,6 +93,7 @@ class Hub:
         self._callers: dict[int, _Caller] = {}
         self._shown: dict[str, _Shown] = {}
         self._signalled: set[str] = set()
+        self._saving: set[str] = set()  # left over, being saved
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -260,7 +262,7 @@ class Hub:
         vm_session_id = shown.claimed.vm_session_id
         try:
             if results is not None:
-                await self._in_thread(self._collect_now, shown, results, None if shown.over else self._quiet_ns)
+                await self._in_thread(self._save, shown.claimed, results, None if shown.over else self._quiet_ns)
             if shown.over:
                 await self._in_thread(shown.folder.forget)
                 if results is not None:
@@ -278,14 +280,49 @@ class Hub:
         finally:
             shown.busy = False
 
-    def _collect_now(self, shown: _Shown, results: Results, quiet_ns: int | None) -> None:
+    async def left_over(self, vm_session_id: str, key: bytes) -> dict[str, object]:
+        """Save what a session left whose guest never came back, with the key that its owner opened."""
+        if vm_session_id in self._shown or vm_session_id in self._saving:
+            return {"error": "not-over"}
+        self._saving.add(vm_session_id)
+        try:
+            return await self._in_thread(self._left_over_now, vm_session_id, key)
+        except Exception as error:
+            log.error("left-over results of VM session %s are not saved: %s", vm_session_id, type(error).__name__)
+            return {"error": "not-saved"}
+        finally:
+            self._saving.discard(vm_session_id)
+
+    def _left_over_now(self, vm_session_id: str, key: bytes) -> dict[str, object]:
         """In a thread."""
+        claimed = self._access.ended(vm_session_id)
+        if claimed is None:
+            return {"error": "not-over"}
+        try:
+            results = files_folder.open_left_over(self._access.spool, vm_session_id, key)
+        except FileNotFoundError:
+            return {"error": "no-spool"}
+        except (EnvelopeError, ValueError):
+            return {"error": "key-refused"}
+        except SpoolDamaged:
+            return {"error": "spool-damaged"}
+        try:
+            saved = self._save(claimed, results, None)
+        finally:
+            results.forget()
+        if results.due(None):
+            return {"error": "not-saved"}
+        files_folder.remove_spool(self._access.spool, vm_session_id)
+        return {"items": saved}
+
+    def _save(self, claimed: Claimed, results: Results, quiet_ns: int | None) -> int:
+        """In a thread: results into items. How many."""
 
         def make_item(path: str, chunks: Iterator[bytes]) -> str:
-            return self._access.make_item(shown.claimed, path, chunks)
+            return self._access.make_item(claimed, path, chunks)
 
         def withdraw(item_ids: list[str]) -> None:
-            self._access.withdraw(shown.claimed, item_ids)
+            self._access.withdraw(claimed, item_ids)
 
         saved = saved_bytes = 0
         for file in results.due(quiet_ns):
@@ -295,7 +332,8 @@ class Hub:
                 saved_bytes += size
         results.withdraw(withdraw)
         if saved:
-            self._access.note_saved(shown.claimed, saved, saved_bytes)
+            self._access.note_saved(claimed, saved, saved_bytes)
+        return saved
 
     async def _signal(self) -> None:
         """Tell the end job of each ending session whether its results are in the record."""

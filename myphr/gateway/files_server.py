@@ -5,13 +5,16 @@ machine - and listens to the news. Never writes a core dump: its memory holds pa
 """
 
 import asyncio
+import base64
 import ctypes
 import grp
+import json
 import logging
 import os
 import resource
 import signal
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +32,7 @@ from myphr.settings import Settings, load
 log = logging.getLogger("myphr.files")
 
 VM_GROUP = "myphr-vm"  # the unprivileged users that QEMU runs as
+LEFT_OVER_SOCKET = "left-over.sock"
 CHANNELS = ("myphr:machines", "myphr:revoked")
 _PR_SET_DUMPABLE = 4
 
@@ -159,6 +163,31 @@ def open_doors(settings: Settings) -> UnixDoors | TcpDoors:
     raise ConfigurationError("MYPHR_FILES_LISTEN is unix:PATH/{vmid}.sock or tcp:ADDRESS:PORT")
 
 
+async def open_left_over_door(settings: Settings, hub: Hub) -> asyncio.Server:
+    """Where web hands over the keys of left-over results while their owner is signed in (docs/formats/folder.md)."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            asked = json.loads(await asyncio.wait_for(reader.readline(), 10))
+            reply = await hub.left_over(str(uuid.UUID(asked["vm_session"])), base64.b64decode(asked["key"]))
+        except (TimeoutError, ValueError, KeyError, TypeError):
+            reply = {"error": "not-understood"}
+        try:
+            writer.write(json.dumps(reply).encode() + b"\n")
+            await writer.drain()
+        except OSError:
+            pass  # it was saved all the same
+        writer.close()
+
+    path = settings.run_dir / LEFT_OVER_SOCKET
+    path.unlink(missing_ok=True)
+    before = os.umask(0o177)
+    try:
+        return await asyncio.start_unix_server(answer, str(path), limit=4096)
+    finally:
+        os.umask(before)
+
+
 async def listen_to_news(url: str, hub: Hub) -> None:
     """Wakes the hub. Redis may be away: the hub looks each second anyway."""
     while True:
@@ -186,9 +215,11 @@ async def serve(portal: Portal, stopped: asyncio.Event) -> None:
         asyncio.create_task(hub.run()),
         asyncio.create_task(listen_to_news(portal.settings.redis_url, hub)),
     ]
+    left_over = await open_left_over_door(portal.settings, hub)
     try:
         await stopped.wait()
     finally:
+        left_over.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

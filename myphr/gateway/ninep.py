@@ -15,7 +15,7 @@ from myphr.gateway.ninep_wire import ProtocolError
 
 __all__ = ["Attach", "Attributes", "Changes", "Core", "Handle", "Node", "Output", "ProtocolError", "Space", "Work"]
 
-FIDS_MAX = 32_768  # the Linux client keeps a fid for every name it has in mind: 20,000 files and their folders
+FIDS_MAX = 65_536  # the Linux client may keep a fid for every name it has seen: a session has up to 50,000 files
 REQUESTS_MAX = 64  # under way on one connection; the Linux client rarely has more than its number of processes
 
 @dataclasses.dataclass(frozen=True, slots=True)

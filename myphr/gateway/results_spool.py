@@ -249,7 +249,7 @@ class Journal:
             try:
                 record = envelope.unwrap(self._key, raw[at + 4 : at + 4 + length], context=self._context(len(records)))
             except EnvelopeError:
-                if at + 4 + length < len(raw):
+                if at == 0 or at + 4 + length < len(raw):  # the first of all: more likely a wrong key than a torn end
                     raise SpoolDamaged("journal") from None
                 break
             records.append(json.loads(record))

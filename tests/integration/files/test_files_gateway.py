@@ -1,8 +1,12 @@
 """The files gateway as a real process over a real record: its own folder for each machine, and nothing else."""
 
+import base64
+import dataclasses
 import errno
 import hashlib
+import json
 import random
+import socket
 import struct
 import threading
 import time
@@ -13,7 +17,9 @@ import pytest
 from sqlmodel import select
 
 from myphr.audit.models import AuditEvent
+from myphr.gateway import files_folder
 from myphr.gateway import ninep_wire as wire
+from myphr.machines.addresses import guest_address
 from myphr.machines.models import Machine, VmSession
 from myphr.portal import Portal
 from myphr.records import items
@@ -21,6 +27,7 @@ from myphr.records.models import Item
 from tests.cast import SignedIn
 from tests.integration.files.rig import Claim, Gateway, claim, end, set_state, wait_for
 from tests.ninep_client import Client
+from tests.running import free_port
 
 SCAN = random.Random(1).randbytes(300_000)
 MARKER = b"MARKER-kept-by-nobody"
@@ -58,6 +65,15 @@ def results_in_record(portal: Portal, person: SignedIn) -> dict[str, bytes]:
         found[items.details_of(ring, item)["path"]] = opened.read_at(0, opened.plain_bytes)
         opened.close()
     return found
+
+
+def ask_left_over(portal: Portal, claimed: Claim, key: bytes) -> dict[str, object]:
+    with socket.socket(socket.AF_UNIX) as door:
+        door.settimeout(20)
+        door.connect(str(portal.settings.run_dir / "left-over.sock"))
+        asked = {"vm_session": claimed.vm_session_id, "key": base64.b64encode(key).decode()}
+        door.sendall(json.dumps(asked).encode() + b"\n")
+        return json.loads(door.makefile().readline())
 
 
 def test_a_machine_reads_its_own_items_byte_for_byte(gateway: Gateway, portal: Portal, patient: SignedIn) -> None:
@@ -138,6 +154,35 @@ def test_a_warm_machine_gets_nothing_and_its_socket_goes_with_it(
             while True:
                 guest.receive()
     wait_for(lambda: not mine.socket.exists())
+
+
+def test_over_tcp_the_source_address_tells_the_machine(portal: Portal, patient: SignedIn, stranger: SignedIn) -> None:
+    port = free_port()
+    on_a_node = {
+        "files_listen": f"tcp:127.0.0.1:{port}", "guest_network": "127.20.0.0/16", "guest_files_address": "127.20.0.1:564",
+    }  # fmt: skip
+    settings = dataclasses.replace(portal.settings, **on_a_node)
+    mine, other = claim(portal, patient, {"mine.bin": SCAN}), claim(portal, stranger, {"other.bin": SCAN[::-1]})
+    with Gateway(portal, **on_a_node):
+
+        def call(claimed: Claim, secret_of: Claim) -> Client:
+            guest = guest_address(settings, claimed.vmid)
+            assert guest is not None
+            return Client(("127.0.0.1", port), source=str(guest.ip)).mount(secret_of.vm_session_id, secret_of.secret)
+
+        def mounted() -> Client | None:
+            try:
+                return call(mine, mine)
+            except OSError:
+                return None
+
+        with wait_for(mounted) as guest:  # type: ignore[attr-defined]
+            assert guest.read("mine.bin") == SCAN
+        with call(other, other) as guest:
+            assert guest.read("other.bin") == SCAN[::-1]
+        assert refused(lambda: call(mine, other)) == errno.EACCES
+        with Client(("127.0.0.1", port)) as nobody, pytest.raises((ConnectionError, OSError)):
+            nobody.mount(mine.vm_session_id, mine.secret)
 
 
 def test_sockets_are_private(gateway: Gateway, portal: Portal, patient: SignedIn) -> None:
@@ -224,8 +269,27 @@ def test_results_whose_machine_was_gone_before_the_gateway_was_back_are_left_ove
         gateway.start()
         key = f"myphr:results:{mine.vm_session_id}"
         assert wait_for(lambda: portal.redis.get(key)) == b"left-over"
+        spool = portal.settings.spool_dir / "results"
+        opened = files_folder.owner_opens(spool, mine.vm_session_id, patient.login.ring().private_key)
+        assert ask_left_over(portal, mine, bytes(32)) == {"error": "spool-damaged"}
+        assert ask_left_over(portal, mine, opened) == {"items": 1}
+        assert results_in_record(portal, patient) == {"results/a": b"left"}
+        assert not (spool / mine.vm_session_id).exists()
+        assert ask_left_over(portal, mine, opened) == {"error": "no-spool"}
+        assert (portal.settings.run_dir / "left-over.sock").stat().st_mode & 0o777 == 0o600
     finally:
         gateway.stop()
+
+
+def test_what_a_running_session_writes_is_not_left_over(gateway: Gateway, portal: Portal, patient: SignedIn) -> None:
+    mine = up(claim(portal, patient, {"scan.bin": SCAN}))
+    with mine.mount() as guest:
+        guest.write("results/a", b"running")
+        key = files_folder.owner_opens(
+            portal.settings.spool_dir / "results", mine.vm_session_id, patient.login.ring().private_key
+        )
+        assert ask_left_over(portal, mine, key) == {"error": "not-over"}
+        assert guest.read("results/a") == b"running"
 
 
 def test_a_damaged_item_is_eio_and_noted_once_and_the_others_go_on(

@@ -478,8 +478,11 @@ def test_the_owner_opens_what_was_left_over_and_nobody_else(tmp_path: Path) -> N
     handle.write(0, b"left over")
     handle.close()
     with pytest.raises(EnvelopeError):
-        files_folder.open_left_over(tmp_path, VM_SESSION, envelope.new_key_pair().private)
-    found = files_folder.open_left_over(tmp_path, VM_SESSION, pair.private)
+        files_folder.owner_opens(tmp_path, VM_SESSION, envelope.new_key_pair().private)
+    with pytest.raises(SpoolDamaged):
+        files_folder.open_left_over(tmp_path, VM_SESSION, bytes(32))
+    key = files_folder.owner_opens(tmp_path, VM_SESSION, pair.private)
+    found = files_folder.open_left_over(tmp_path, VM_SESSION, key)
     record = Record()
     [file] = found.due(None)
     found.collect(file, record.make, record.withdraw)
