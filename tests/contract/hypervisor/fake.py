@@ -110,6 +110,9 @@ class FakeHypervisor:
 
     def config(self, vmid: int, *, node: str | None = None) -> dict:
         self._call("config")
+        for template in self.known_templates:
+            if template.vmid == vmid:
+                return {"name": f"{template.name}-r-{template.revision}", "template": 1, "net0": "virtio,bridge=vmbr1"}
         return {"name": self._machine(vmid).name}
 
     def exists(self, vmid: int, *, node: str | None = None) -> bool:
