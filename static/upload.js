@@ -13,7 +13,7 @@
 
   const part = (name) => document.getElementById(`upload-${name}`);
   const jobs = []; // {file, path, sent, state: waiting | sending | done | failed, upload, why, retryable}
-  let spoken = 0, refreshed = 0, lock = null, drawing = 0;
+  let spoken = 0, refreshed = 0, refreshing = false, stale = false, lock = null, drawing = 0;
 
   const tab_storage = {
     _key: (print) => `upload:${print}:`,
@@ -157,10 +157,19 @@
     if (over || Date.now() - spoken > 10000) { part("status").textContent = words; spoken = Date.now(); }
   }
 
+  /* One refresh at a time; what was stored meanwhile is shown by one more at the end. (htmx forgets a queued refresh
+     when the part that asked for it is swapped away.) */
   function refresh_record(over) {
-    if (!over && Date.now() - refreshed < 3000) return;
+    stale = true;
+    if (refreshing || (!over && Date.now() - refreshed < 3000)) return;
+    stale = false;
+    refreshing = true;
     refreshed = Date.now();
-    htmx.trigger("#record-list", "refresh");
+    const again = () => {
+      refreshing = false;
+      if (stale && !jobs.some((job) => job.state === "sending")) refresh_record(true);
+    };
+    htmx.ajax("GET", document.getElementById("record-list").dataset.hxGet, { target: "#record-list", swap: "outerHTML" }).then(again, again);
   }
 
   async function keep_awake(wanted) {
@@ -208,6 +217,7 @@
   for (const kind of ["files", "folder"]) {
     const input = part(`pick-${kind}`);
     const button = part(`choose-${kind}`);
+    button.disabled = false; // until now a press would have done nothing
     button.hidden = kind === "folder" && !("webkitdirectory" in input);
     button.addEventListener("click", () => input.click());
     input.addEventListener("change", () => {
