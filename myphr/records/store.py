@@ -259,6 +259,8 @@ class LocalWriter:
 
 
 class LocalReader:
+    _fd = -1
+
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.size = os.fstat(self._fd).st_size
