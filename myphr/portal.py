@@ -36,7 +36,7 @@ class Portal:
 
     @functools.cached_property
     def store(self) -> ObjectStore:
-        return open_store(self.settings.store_url)
+        return open_store(self.settings.store_url, partial_dir=self.settings.spool_dir / "uploads")
 
     @functools.cached_property
     def hypervisor(self) -> Hypervisor:
