@@ -122,7 +122,10 @@ def owner_opens(spool: Path, vm_session_id: str, private_key: bytes) -> bytes:
 
 def has_spool(spool: Path, vm_session_id: str) -> bool:
     """Whether results of this session wait on disk."""
-    return (spool / vm_session_id / "journal").exists()
+    try:
+        return (spool / vm_session_id / "journal").stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def remove_spool(spool: Path, vm_session_id: str) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import concurrent.futures
 import dataclasses
 import errno
+import functools
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Protocol
@@ -135,9 +136,12 @@ class Hub:
         for vmid in [v for v, caller in self._callers.items() if machines.get(v) != caller.machine_id]:
             await self._remove(vmid)
         for vmid in machines.keys() - self._callers.keys():
-            caller = _Caller(vmid, machines[vmid])
-            self._callers[vmid] = caller
-            await self._doors.open(vmid, lambda caller=caller: self._connect(caller))  # type: ignore[misc]
+            caller = self._callers[vmid] = _Caller(vmid, machines[vmid])
+            try:
+                await self._doors.open(vmid, functools.partial(self._connect, caller))
+            except OSError as error:  # of this machine only; tried again in a second
+                log.error("no door for machine %d: %s", vmid, error.strerror or type(error).__name__)
+                del self._callers[vmid]
         over = await self._in_thread(self._access.over, [i for i, shown in self._shown.items() if not shown.over])
         for vm_session_id in over:
             self._end(vm_session_id)
@@ -232,7 +236,7 @@ class Hub:
             folder = await self._in_thread(open_folder)
             # Nothing else opens this folder meanwhile: one machine, one attach at a time.
             shown = self._shown[claimed.vm_session_id] = _Shown(claimed, folder)
-            caller.vm_session_id = claimed.vm_session_id
+        caller.vm_session_id = claimed.vm_session_id
         if shown.over or self._callers.get(caller.vmid) is not caller:
             raise AttachRefused("not-open", claimed.machine_id, claimed.account_id)
         return shown.folder.root
@@ -349,6 +353,8 @@ class Hub:
                 log.warning("cannot tell that results are saved: %s", type(error).__name__)
                 return
             self._signalled.add(vm_session_id)
+            if not left:  # opened, but nothing was ever written
+                await self._in_thread(files_folder.remove_spool, self._access.spool, vm_session_id)
 
     def _set_signal(self, vm_session_id: str, value: str) -> None:
         self._redis.set(results_key(vm_session_id), value, ex=SIGNAL_SECONDS)

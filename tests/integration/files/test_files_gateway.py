@@ -159,7 +159,8 @@ def test_a_warm_machine_gets_nothing_and_its_socket_goes_with_it(
 def test_over_tcp_the_source_address_tells_the_machine(portal: Portal, patient: SignedIn, stranger: SignedIn) -> None:
     port = free_port()
     on_a_node = {
-        "files_listen": f"tcp:127.0.0.1:{port}", "guest_network": "127.20.0.0/16", "guest_files_address": "127.20.0.1:564",
+        "files_listen": f"tcp:127.0.0.1:{port}", "guest_network": "127.20.0.0/16",
+        "guest_files_address": "127.20.0.1:564",
     }  # fmt: skip
     settings = dataclasses.replace(portal.settings, **on_a_node)
     mine, other = claim(portal, patient, {"mine.bin": SCAN}), claim(portal, stranger, {"other.bin": SCAN[::-1]})
