@@ -327,7 +327,7 @@ def spawn(launch: Launch) -> tuple[Process, int]:
             options = {"user": launch.user.uid, "group": launch.user.gid, "extra_groups": []}
         popen = subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, cwd="/", start_new_session=True,
-            pass_fds=(*descriptors.numbers, *launch.extra_descriptors), env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            pass_fds=(*descriptors.numbers, *launch.extra_descriptors), env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8"},
             **options,
         )  # fmt: skip
     except FileNotFoundError:
