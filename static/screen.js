@@ -100,7 +100,7 @@ export function init(root) {
       canvas.tabIndex = 0;
       canvas.setAttribute("role", mayAct ? "application" : "img");
       canvas.setAttribute("aria-label", "Screen of the machine. Control, Alt and Shift together leave it.");
-      lay_out();
+      fit_window();
       say("live", SAYS.live);
       root.dispatchEvent(new CustomEvent("screen:live", { bubbles: true }));
     });
@@ -185,7 +185,7 @@ export function init(root) {
     } else {
       typing.blur();
     }
-    lay_out();
+    fit_window();
   }
 
   if (typing) {
@@ -285,16 +285,22 @@ export function init(root) {
     if (hand.hasPointerCapture(event.pointerId)) view.scrollBy(-event.movementX, -event.movementY);
   });
 
-  /* The part of the window that is really free: on-screen keyboards and browser bars come and go. */
+  /* As tall as the picture wants to be, within the part of the window that is really free: on-screen keyboards and
+     browser bars come and go, and a portrait tablet needs no black bands. */
   function fit_window() {
     const free = window.visualViewport ? window.visualViewport.height : window.innerHeight;
-    const above = view.getBoundingClientRect().top - root.getBoundingClientRect().top;
+    const top = view.getBoundingClientRect().top;
+    const above = top - root.getBoundingClientRect().top;
     const keyboardIsUp = window.visualViewport && window.innerHeight - free > 150;
-    const wanted = keyboardIsUp ? free - above - 8 : free - above - 24;
+    const below = free - (top + window.scrollY) - 16; // without scrolling
+    let wanted = below >= 0.6 * free && !keyboardIsUp ? below : free - above - 8;
+    const canvas = picture.querySelector("canvas");
+    if (canvas && canvas.width && canvas.height) wanted = Math.min(wanted, view.clientWidth * canvas.height / canvas.width + 2);
     root.style.setProperty("--screen-height", `${Math.max(240, Math.floor(wanted))}px`);
     if (keyboardIsUp) root.scrollIntoView({ block: "start" });
     lay_out();
   }
+  new ResizeObserver(() => fit_window()).observe(root.querySelector(".screen-bar")); // the bar wraps, the view moves
   if (window.visualViewport) window.visualViewport.addEventListener("resize", fit_window);
   window.addEventListener("resize", fit_window);
   document.addEventListener("fullscreenchange", () => { show_full(); fit_window(); });
