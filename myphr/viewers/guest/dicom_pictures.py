@@ -5,7 +5,9 @@ guest (Debian's pydicom 2.3) and in the unit tests (pydicom 3). Knows no window 
 
 import bisect
 import dataclasses
+import io
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,7 @@ MODALITIES = {
     "SEG": "Marked regions", "BI": "Picture", "BMD": "Bone density",
 }  # fmt: skip
 PIXELS_MAX = 100_000_000  # of one picture; a header may claim more than this machine has memory
+DECODE_SECONDS_MAX = 60
 MONTHS = "January February March April May June July August September October November December".split()
 
 
@@ -288,16 +291,44 @@ def decode(dataset: pydicom.Dataset) -> np.ndarray:
     frames, samples = number(dataset.get("NumberOfFrames"), 1), number(dataset.get("SamplesPerPixel"), 1)
     if rows < 1 or columns < 1 or rows * columns * max(frames, 1) * max(samples, 1) > PIXELS_MAX * 4:
         raise CannotShow("This picture says that it is larger than this machine can hold.")
+    syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
     try:
-        return dataset.pixel_array
+        return decode_apart(dataset) if packed(syntax) else dataset.pixel_array
+    except CannotShow:
+        raise
     except MemoryError as reason:
         raise CannotShow("This picture is larger than this machine can hold.") from reason
     except Exception as reason:  # every decoder has its own errors
-        syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
         if packed(syntax):
             name = getattr(syntax, "name", str(syntax))
-            raise CannotShow(f"This picture is packed in a way that this viewer cannot open ({name}).") from reason
+            raise CannotShow(f"This picture is damaged, or packed in a way this viewer cannot open ({name}).") from reason
         raise CannotShow("The picture in this file is damaged or not complete.") from reason
+
+
+def decode_apart(dataset: pydicom.Dataset) -> np.ndarray:
+    """Decodes compressed pixels in a child process: decoders in C crash on damaged pictures (GDCM 3.0 did, on one of
+    pydicom's own test files), and that must cost one picture and not the viewer."""
+    come, go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(come)
+            signal.alarm(DECODE_SECONDS_MAX)
+            with os.fdopen(go, "wb") as out:
+                np.lib.format.write_array(out, np.ascontiguousarray(dataset.pixel_array), allow_pickle=False)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(go)
+    try:
+        with os.fdopen(come, "rb") as file:
+            body = file.read()
+    finally:
+        _, how = os.waitpid(child, 0)
+    if how != 0:
+        raise ValueError("the decoder gave up" if os.WIFEXITED(how) else "the decoder crashed")
+    return np.lib.format.read_array(io.BytesIO(body), allow_pickle=False)
 
 
 def packed(syntax: object) -> bool:

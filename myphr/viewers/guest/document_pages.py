@@ -57,6 +57,10 @@ class Document:
 
     pages: int
 
+    def start_width(self, width: int, height: int) -> int:
+        """Width to begin with in a window of this size: a text is read from its top, a picture is seen whole."""
+        return width
+
     def page(self, number: int, width: int, turns: int) -> Image.Image:
         raise NotImplementedError
 
@@ -97,6 +101,10 @@ class Photo(Document):
             super().__init__(getattr(self.image, "n_frames", 1))
         except Exception as reason:  # Pillow raises many kinds
             raise CannotShow("This picture is damaged, too large, or of a kind that cannot be shown here.") from reason
+
+    def start_width(self, width: int, height: int) -> int:
+        whole = min(width, height * self.image.width // max(self.image.height, 1), 3 * self.image.width)
+        return max(whole, 64)
 
     def page(self, number: int, width: int, turns: int) -> Image.Image:
         try:

@@ -31,7 +31,7 @@ static void line(const char *check, bool reached, const char *format, ...) {
     va_end(args);
     for (const char *p = detail; *p && n + 2 < sizeof clean; p++) {
         if (*p == '"' || *p == '\\') clean[n++] = '\\';
-        clean[n++] = (unsigned char)*p < 32 ? ' ' : *p;
+        clean[n++] = (unsigned char)*p < 32 || (unsigned char)*p > 126 ? '?' : *p;
     }
     clean[n] = 0;
     printf("{\"check\": \"%s\", \"reached\": %s, \"detail\": \"%s\"}\n", check, reached ? "true" : "false", clean);

@@ -223,7 +223,7 @@ class SimpleDocuments:
 
     def rendered(self) -> Image.Image:
         assert self.document is not None
-        width = int((self.view_width - 32) * self.zoom)
+        width = int(self.document.start_width(self.view_width - 32, self.view_height - 32) * self.zoom)
         key = (self.page, width, self.turns)
         if key not in self.kept:
             image = self.document.page(self.page, width, self.turns)

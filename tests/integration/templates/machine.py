@@ -109,6 +109,8 @@ class GuestMachine:
         if incoming:
             self.qmp.ask("migrate-set-capabilities", IGNORE_SHARED)
             self.qmp.ask("migrate-incoming", {"uri": f"exec:cat {incoming}"})
+            self.moved()
+            self.qmp.ask("cont")
         self.agent: Channel | None = None
 
     def close(self) -> None:
@@ -240,6 +242,10 @@ class GuestMachine:
         self.qmp.ask("stop")
         self.qmp.ask("migrate-set-capabilities", IGNORE_SHARED)
         self.qmp.ask("migrate", {"uri": f"exec:cat > {path}"})
-        while (state := self.qmp.ask("query-migrate"))["status"] not in ("completed", "failed"):
+        self.moved()
+
+    def moved(self) -> None:
+        """Waits until a state is written or read."""
+        while (state := self.qmp.ask("query-migrate")).get("status") not in ("completed", "failed"):
             time.sleep(0.05)
         assert state["status"] == "completed", state
