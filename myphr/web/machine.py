@@ -5,6 +5,7 @@ does: its script says so now and then (`here`).
 """
 
 import dataclasses
+from hashlib import sha256
 from typing import Any
 
 import redis
@@ -79,19 +80,30 @@ class Warning_:
 
 
 def warning_of(view: VmSessionView) -> Warning_ | None:
-    """The time that is left when it gets short; more can be had of the idle limit only (WCAG 2.2.1)."""
+    """The time that is left when it gets short; more can be had of the idle limit only (WCAG 2.2.1).
+
+    Told in steps of 30 s: a screen reader says each new sentence."""
     if view.warning == "idle":
-        left = duration_words(view.idle_in_seconds or 0)
+        left = duration_words(_half_minutes(view.idle_in_seconds))
         return Warning_(
             f"Are you still there? Nothing was touched for a while. The session ends in {left}.", can_keep=True
         )
     if view.warning == "time":
-        left = duration_words(view.ends_in_seconds or 0)
+        left = duration_words(_half_minutes(view.ends_in_seconds))
         return Warning_(
-            f"The longest time is nearly over. The session ends in {left}. Save what you need to the folder results.",
+            f"The longest time is nearly over: the session ends in {left}. Save what you need to the folder results.",
             can_keep=False,
         )
     return None
+
+
+def _half_minutes(seconds: int | None) -> int:
+    return -(-(seconds or 0) // 30) * 30
+
+
+def left_words(seconds: int) -> str:
+    """Whole minutes, so that the words change once a minute."""
+    return duration_words(-(-seconds // 60) * 60)
 
 
 def _watching(view: VmSessionView) -> str:
@@ -145,13 +157,23 @@ def _context(view: VmSessionView) -> dict[str, Any]:
             "isolation": isolation_sentence(view.isolation) if view.isolation else None,
             "check_words": _CHECK_WORDS, **_watch_context(view), **_sharing_context(view),
         }  # fmt: skip
-    elif phase in ("ended", "failed"):
+    elif phase in ("starting", "ending"):
+        context["seen"] = _seen_of(view)
+    else:
         context |= {"results": _results(view) if phase == "ended" else [], "again": _again(view)}
     return context
 
 
 def _watch_context(view: VmSessionView) -> dict[str, Any]:
-    return {"watching": _watching(view), "warning": warning_of(view)}
+    watching, warning = _watching(view), warning_of(view)
+    left = left_words(view.ends_in_seconds) if view.ends_in_seconds is not None else None
+    seen = sha256(repr((watching, warning, left)).encode()).hexdigest()[:16]
+    return {"watching": watching, "warning": warning, "left": left, "seen": seen}
+
+
+def _seen_of(view: VmSessionView) -> str:
+    """What a page in one of the waiting phases has told already: it is not told again."""
+    return f"{phase_of(view)}.{view.state}.{int(view.second_try)}"
 
 
 @blueprint.get("")
@@ -171,15 +193,22 @@ def _whole_page_again(view: VmSessionView) -> Response:
     return answer
 
 
+def _nothing_new() -> Response:
+    """htmx swaps nothing and asks again: the focus stays where it is and a screen reader stays quiet."""
+    return Response(status=204)
+
+
 @blueprint.get("/progress")
 @policy(SIGNED_IN_POLL)
 def progress(vm_session_id: object) -> Response:
     """Stages of the start, or the wait for the end."""
     view = _view(vm_session_id)
-    phase = phase_of(view)
-    if phase not in ("starting", "ending") or not wants_fragment() or phase != request.args.get("phase", phase):
+    phase, seen = phase_of(view), request.args.get("seen", "")
+    if phase not in ("starting", "ending") or not wants_fragment() or seen.partition(".")[0] not in ("", phase):
         return _whole_page_again(view)
-    return render_page(f"machine/{phase}_progress.html", view=view)
+    if seen == _seen_of(view):
+        return _nothing_new()
+    return render_page(f"machine/{phase}_progress.html", view=view, seen=_seen_of(view))
 
 
 @blueprint.get("/watch")
@@ -189,7 +218,10 @@ def watch(vm_session_id: object) -> Response:
     view = _view(vm_session_id)
     if phase_of(view) != "live" or not wants_fragment():
         return _whole_page_again(view)
-    return render_page("machine/watch.html", view=view, **_watch_context(view))
+    context = _watch_context(view)
+    if context["seen"] == request.args.get("seen"):
+        return _nothing_new()
+    return render_page("machine/watch.html", view=view, **context)
 
 
 # -- the screen -----------------------------------------------------------------------------------

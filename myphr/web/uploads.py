@@ -4,10 +4,10 @@ Knows HTTP and the web server, not sealing: `ingest.uploads` does the work. Need
 comes from the callable given to `make_blueprint`, so benches and tests run it alone. Bodies are read straight from the
 socket in big pieces and never spooled.
 
-Why a form token is not needed here (the site asks for one all the same): every call but OPTIONS must carry `Tus-Resumable`, a header that no form, image or link can send and
-that a script of another site may send only after a CORS preflight, which is never answered with permission; the
-`Origin` (or `Sec-Fetch-Site`) that browsers add themselves must also be ours. What exists already is further guarded
-by the token in its URL.
+Why a form token is not needed here (the site asks for one all the same): every call but OPTIONS must carry
+`Tus-Resumable`, a header that no form, image or link can send and that a script of another site may send only after a
+CORS preflight, which is never answered with permission; the `Origin` (or `Sec-Fetch-Site`) that browsers add
+themselves must also be ours. What exists already is further guarded by the token in its URL.
 """
 
 import base64

@@ -41,7 +41,9 @@ def disc(tmp_path: Path) -> Path:
     folder = tmp_path / "DISC"
     (folder / "IMAGES").mkdir(parents=True)
     for number in range(1, 13):
-        content = dicom_bytes(uid, number, StudyDate="20240826", InstitutionName="Harbour Hospital", BodyPartExamined="HEAD")
+        content = dicom_bytes(
+            uid, number, StudyDate="20240826", InstitutionName="Harbour Hospital", BodyPartExamined="HEAD"
+        )
         (folder / "IMAGES" / f"IM{number:05}").write_bytes(content)
     (folder / "README.TXT").write_text("Insert this disc and start the viewer.")
     (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")

@@ -104,7 +104,7 @@ def test_a_hole_in_the_isolation_is_not_hidden(vera: PageClient, portal: Portal,
 def test_progress_is_the_part_that_the_page_holds(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
     vm_session_id = put_vm_session(portal, patient.account.id, "starting")
     whole = vera.get(f"/machine/{vm_session_id}")
-    part = vera.get(f"/machine/{vm_session_id}/progress?phase=starting", htmx=True)
+    part = vera.get(f"/machine/{vm_session_id}/progress", htmx=True)
     assert "every 1s" in part.text and part.text.strip() in whole.text
 
 
@@ -116,7 +116,7 @@ def test_polling_ends_when_the_state_changes(
     vera: PageClient, portal: Portal, patient: SignedIn, state: str, asked: str
 ) -> None:
     vm_session_id = put_vm_session(portal, patient.account.id, state)
-    answer = vera.get(f"/machine/{vm_session_id}/progress?phase={asked}", htmx=True)
+    answer = vera.get(f"/machine/{vm_session_id}/progress?seen={asked}.x.0", htmx=True)
     assert answer.headers["HX-Redirect"] == f"/machine/{vm_session_id}"
     assert "every" not in answer.text
 
@@ -132,6 +132,26 @@ def test_a_polled_address_opened_by_hand_leads_to_the_page(
 ) -> None:
     vm_session_id = put_vm_session(portal, patient.account.id, "live")
     assert vera.get(f"/machine/{vm_session_id}/{part}").headers["Location"] == f"/machine/{vm_session_id}"
+
+
+@pytest.mark.parametrize("state", ["starting", "ending", "live"])
+def test_a_poll_with_nothing_new_changes_nothing_on_the_page(
+    vera: PageClient, portal: Portal, patient: SignedIn, state: str
+) -> None:
+    """So the focus stays on the button it is on, and a screen reader does not repeat itself."""
+    page = vera.page(f"/machine/{put_vm_session(portal, patient.account.id, state)}")
+    polled = str(page.select_one('[data-hx-trigger*="every"]')["data-hx-get"])  # type: ignore[index]
+    assert vera.get(polled, htmx=True).status_code == 204
+
+
+def test_a_poll_with_something_new_brings_it(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    vm_session_id = put_vm_session(portal, patient.account.id)
+    page = vera.page(f"/machine/{vm_session_id}")
+    vera.post(f"/machine/{vm_session_id}/share", SHARE)
+    with portal.database.read() as db:
+        watch(portal, vm_session_id, f"share:{db.exec(select(Share)).one().id}")
+    answer = vera.get(str(page.select_one("#watch")["data-hx-get"]), htmx=True)  # type: ignore[index]
+    assert answer.status_code == 200 and CAREGIVER.email in answer.text
 
 
 def _grow_old(portal: Portal, client: PageClient) -> dt.datetime:
