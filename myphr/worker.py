@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 
 def run(settings: Settings, *, scheduler: bool = False) -> None:
-    """Work until SIGTERM; the job under way is finished first. A second SIGTERM stops at once."""
+    """Work until SIGTERM; the job under way is finished first. A second SIGTERM stops at once. Returns, too, when Redis
+    goes away in the middle of a job: the supervisor starts us again, and the rows say how far the work is."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # RQ logs each job with its description: ours is the function's name, and its ids are no secret.
     logging.getLogger("rq").setLevel(logging.WARNING)
