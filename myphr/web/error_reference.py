@@ -22,14 +22,15 @@ classes by `python -m myphr.web.error_reference > docs/errors.md`; a test compar
 
 
 def error_classes() -> list[type[PortalError]]:
-    """All error classes of the project, wherever they are declared, by code."""
+    """All error classes of the project that have a code of their own, wherever they are declared, by code."""
     for module in pkgutil.walk_packages(myphr.__path__, "myphr."):
         # localpve stands alone and raises its own; templates and migrations are no modules to import here
         if not module.name.startswith(
             ("myphr.localpve", "myphr.migrations", "myphr.viewers.templates")
         ) and not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    return sorted({PortalError, *_below(PortalError)}, key=lambda kind: kind.code)
+    found = {kind for kind in (PortalError, *_below(PortalError)) if "code" in vars(kind)}
+    return sorted(found, key=lambda kind: (kind.code, kind.__module__))
 
 
 def _below(kind: type[PortalError]) -> Iterator[type[PortalError]]:

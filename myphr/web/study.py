@@ -97,7 +97,8 @@ def _item_page(item_id: object, error: PortalError | None = None) -> Response:
     item = _item(item_id)
     row = records.load_item(portal().database, this_login().account.id, item.id)
     modality = str((item.headers or {}).get("modality") or "")
-    technical: dict[str, Any] = {"SHA-256": item.sha256, "Path": item.path, "Media type": item.media_type, "Format code": item.format}
+    technical: dict[str, Any] = {"SHA-256": item.sha256, "Path": item.path, "Media type": item.media_type}
+    technical["Format code"] = item.format
     technical |= {name: (item.headers or {}).get(key) for key, name in _TECHNICAL_NAMES.items()}
     return render_page(
         "record/item.html", status=error.status if error else 200, item=item, study_id=row.study_id,

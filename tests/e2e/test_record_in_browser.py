@@ -69,7 +69,8 @@ def test_a_chosen_folder_becomes_a_study_in_plain_words(page: Page, disc: Path) 
 def test_dropped_files_are_stored_too(page: Page) -> None:
     transfer = page.evaluate_handle(
         """() => { const t = new DataTransfer();
-                   t.items.add(new File(["a letter"], "letter one.txt")); t.items.add(new File(["another"], "letter two.txt")); return t; }"""
+                   t.items.add(new File(["a letter"], "letter one.txt"));
+                   t.items.add(new File(["another"], "letter two.txt")); return t; }"""
     )
     page.locator("#drop").dispatch_event("drop", {"dataTransfer": transfer})
     done(page, "2 files")
