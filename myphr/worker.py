@@ -4,7 +4,9 @@ With the scheduler it also puts the recurring sweep on the queue and wakes jobs 
 itself: `jobs.*` are named by the queue. Started by `myphr worker`.
 """
 
+import importlib
 import logging
+import pkgutil
 import random
 import threading
 import time
@@ -49,8 +51,12 @@ def run(settings: Settings, *, scheduler: bool = False) -> None:
 
 def _load_jobs() -> None:
     """Imported once here instead of once in every forked process: half a second a job."""
-    import jobs.mail
-    import jobs.sweep  # noqa: F401
+    import jobs
+
+    for module in pkgutil.iter_modules(jobs.__path__):
+        importlib.import_module(f"jobs.{module.name}")
+    for name in ("myphr.records.manifest", "myphr.viewers.catalogue", "myphr.ingest.archives"):
+        importlib.import_module(name)
 
 
 def _wait_for_redis(connection: redis.Redis) -> None:

@@ -447,7 +447,7 @@ class _Start:
                     raise MachineFailed(f"the guest reports {_error_code(status)}")
                 yield status
             self._wait(vm_session, pause)
-            pause = min(pause * 1.4, 0.5)
+            pause = min(pause * 1.4, 0.25)  # the patient is looking
 
     def _watch_isolation(self, vm_session: VmSession) -> None:
         """The guest tries its ways out beside the opening, so the report comes a little after the picture."""
