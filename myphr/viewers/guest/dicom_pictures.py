@@ -315,8 +315,10 @@ def decode_apart(dataset: pydicom.Dataset) -> np.ndarray:
         try:
             os.close(come)
             signal.alarm(DECODE_SECONDS_MAX)
+            body = io.BytesIO()  # numpy cannot write into a pipe itself
+            np.lib.format.write_array(body, np.ascontiguousarray(dataset.pixel_array), allow_pickle=False)
             with os.fdopen(go, "wb") as out:
-                np.lib.format.write_array(out, np.ascontiguousarray(dataset.pixel_array), allow_pickle=False)
+                out.write(body.getbuffer())
             status = 0
         finally:
             os._exit(status)
