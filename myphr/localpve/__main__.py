@@ -21,8 +21,12 @@ def options_of(arguments: list[str] | None = None) -> tuple[Options, bool]:
         "--forward", action="append", default=[], type=Forward.parse, metavar="BRIDGE=ADDRESS:PORT=unix:PATH",
         help="the one address that guests on a bridge reach; {vmid} in the path is filled in",
     )  # fmt: skip
-    parser.add_argument("--bridge", action="append", default=[], help="a bridge without any forward (vmbr1 always exists)")
-    parser.add_argument("--vm-user", help="user that machines run as when started by root (default myphr-vm, else nobody)")
+    parser.add_argument(
+        "--bridge", action="append", default=[], help="a bridge without any forward (vmbr1 always exists)"
+    )
+    parser.add_argument(
+        "--vm-user", help="user that machines run as when started by root (default myphr-vm, else nobody)"
+    )
     parser.add_argument("--token-file", type=Path, help="secret of portal@pve!web, read or written (0600)")
     parser.add_argument("--run-dir", type=Path, help="folder of the sockets (short path)")
     parser.add_argument("--node", default="pve")
@@ -33,7 +37,8 @@ def options_of(arguments: list[str] | None = None) -> tuple[Options, bool]:
     host, _, port = given.bind.rpartition(":")
     options = Options(
         home=given.home, host=host, port=int(port), node=given.node, accelerator=given.accelerator,
-        forwards=tuple(given.forward), bridges=("vmbr1", *given.bridge), vm_user=given.vm_user, token_file=given.token_file,
+        forwards=tuple(given.forward), bridges=("vmbr1", *given.bridge), vm_user=given.vm_user,
+        token_file=given.token_file,
         run_dir=given.run_dir, sealing=not given.no_sealing, unauthorised_seconds=given.unauthorised_seconds,
     )  # fmt: skip
     return options, given.end_machines

@@ -1,7 +1,7 @@
 """Decides between KVM and software emulation by starting a probe guest, because /dev/kvm may exist where no guest runs.
 
-The probe is a boot sector: real mode, page tables, long mode, a check of what the CPU offers, then ring 3 and back by an
-interrupt, reporting over the serial port. It must report within 3 s, as the same user that machines run as.
+The probe is a boot sector: real mode, page tables, long mode, a check of what the CPU offers, then ring 3 and back by
+an interrupt, reporting over the serial port. It must report within 3 s, as the same user that machines run as.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Who may do what: users, API tokens, tickets, roles and access lists, with Proxmox VE's rules and texts.
 
-Knows nothing of machines except that a machine or storage may be in a pool. Secrets are kept hashed, but for root's first
-password, which stands in a file for the operator. Called by `api` on every request.
+Knows nothing of machines except that a machine or storage may be in a pool. Secrets are kept hashed, but for root's
+first password, which stands in a file for the operator. Called by `api` on every request.
 """
 
 import base64
@@ -104,7 +104,9 @@ class Access:
     def _sign(self, text: str) -> str:
         return base64.b64encode(self._key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())).decode()
 
-    def _signed_at(self, ticket: str, prefix: str, bound: str, *, long_signature_is_failure: bool = False) -> int | None:
+    def _signed_at(
+        self, ticket: str, prefix: str, bound: str, *, long_signature_is_failure: bool = False
+    ) -> int | None:
         """Unix time of a good signature over `prefix:...:time` and what it is bound to; None if it is not good."""
         plain, _, signature = ticket.rpartition("::")
         if not plain.startswith(prefix + ":"):
@@ -134,7 +136,9 @@ class Access:
     def _csrf_fits(self, text: str, user: str) -> bool:
         plain, _, given = text.partition(":")
         mac = hmac.digest(self._csrf_key, f"{plain}:{user}".encode(), "sha256")
-        if not hmac.compare_digest(base64.b64encode(mac).decode().rstrip("=").encode(), given.encode("utf-8", "replace")):
+        if not hmac.compare_digest(
+            base64.b64encode(mac).decode().rstrip("=").encode(), given.encode("utf-8", "replace")
+        ):
             return False
         age = self._now() - int(plain, 16)
         return -CLOCK_SKEW_SECONDS * 15 < age < CSRF_SECONDS
@@ -156,9 +160,7 @@ class Access:
         authorization = headers.get("authorization", "")
         if authorization.startswith("PVEAPIToken"):
             return self._identify_token(authorization[len("PVEAPIToken") :].lstrip("= "))
-        cookies = dict(
-            part.strip().partition("=")[::2] for part in headers.get("cookie", "").split(";") if "=" in part
-        )
+        cookies = dict(part.strip().partition("=")[::2] for part in headers.get("cookie", "").split(";") if "=" in part)
         ticket = unquote(cookies.get("PVEAuthCookie", ""))
         if not ticket:
             raise unauthorised("No ticket")
@@ -220,7 +222,8 @@ class Access:
 
     # -- what may it do -----------------------------------------------------------------------
     def privileges(self, identity: Identity, path: str) -> dict[str, int]:
-        """Privilege -> propagates (0/1) on one path. A token with separated privileges has what both it and its user have."""
+        """Privilege -> propagates (0/1) on one path. A token with separated privileges has what both it and its user
+        have."""
         if identity.user == "root@pam":
             own = dict.fromkeys(formats.PRIVILEGES, 1)
         else:

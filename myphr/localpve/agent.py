@@ -1,7 +1,8 @@
 """The QEMU guest agent's protocol (qga/qapi-schema.json of QEMU) over the machine's virtio-serial socket.
 
-Every call opens the channel, synchronises with guest-sync-delimited (after a resume or a crash old bytes may lie in it),
-sends one command and closes. What the guest answers is untrusted and bounded. Called by `api`, `machines`, `sealing`.
+Every call opens the channel, synchronises with guest-sync-delimited (after a resume or a crash old bytes may lie in
+it), sends one command and closes. What the guest answers is untrusted and bounded. Called by `api`, `machines`,
+`sealing`.
 """
 
 import asyncio
@@ -37,12 +38,16 @@ class GuestAgent:
         self._lock = asyncio.Lock()
 
     async def call(
-        self, command: str, arguments: dict[str, Any] | None = None, seconds: float = COMMAND_SECONDS, *, answers: bool = True
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        seconds: float = COMMAND_SECONDS,
+        *,
+        answers: bool = True,
     ) -> Any:
         """The command's return value. Raises AgentAway, AgentRefused."""
-        async with self._lock:
-            async with self._open() as (reader, writer):
-                return await self._ask(reader, writer, command, arguments, seconds, answers)
+        async with self._lock, self._open() as (reader, writer):
+            return await self._ask(reader, writer, command, arguments, seconds, answers)
 
     @contextlib.asynccontextmanager
     async def _open(self):  # type: ignore[no-untyped-def]
@@ -113,7 +118,9 @@ class GuestAgent:
     async def read_file(self, path: str, bytes_max: int = FILE_READ_BYTES_MAX) -> tuple[bytes, bool]:
         """Content, and whether it was cut at the limit."""
         async with self._lock, self._open() as (reader, writer):
-            handle = await self._ask(reader, writer, "guest-file-open", {"path": path, "mode": "r"}, COMMAND_SECONDS, True)
+            handle = await self._ask(
+                reader, writer, "guest-file-open", {"path": path, "mode": "r"}, COMMAND_SECONDS, True
+            )
             content = bytearray()
             ended = False
             try:

@@ -33,7 +33,8 @@ async def new_ticket(call: Call) -> dict[str, Any]:
 def capabilities(call: Call, identity: Identity) -> dict[str, dict[str, int]]:
     """What the sign-in tells a user interface about its rights, by area."""
     areas = {
-        "access": ("/access", ("User.", "Group.", "Permissions.")), "dc": ("/", ("Sys.",)), "nodes": ("/nodes", ("Sys.",)),
+        "access": ("/access", ("User.", "Group.", "Permissions.")), "dc": ("/", ("Sys.",)),
+        "nodes": ("/nodes", ("Sys.",)),
         "sdn": ("/sdn", ("SDN.", "Permissions.")), "storage": ("/storage", ("Datastore.", "Permissions.")),
         "vms": ("/vms", ("VM.", "Permissions.")), "mapping": ("/mapping", ("Mapping.", "Permissions.")),
     }  # fmt: skip
@@ -72,7 +73,11 @@ def _shown(document: dict[str, Any]) -> dict[str, Any]:
 async def users(call: Call) -> list[dict[str, Any]]:
     found = []
     for name, document in call.node.state.kind("user").items():
-        if name == call.identity.user or call.may("/access/groups", "Sys.Audit") or call.may("/access/groups", "User.Modify"):
+        if (
+            name == call.identity.user
+            or call.may("/access/groups", "Sys.Audit")
+            or call.may("/access/groups", "User.Modify")
+        ):
             found.append({"userid": name, "realm-type": name.rpartition("@")[2], **_shown(document)})
     return found
 
@@ -317,7 +322,9 @@ def _change_pool(call: Call) -> None:
                 raise forbidden(f"{root}/{name}, {privilege}")
             if given.get("delete"):
                 if name not in document[kind]:
-                    raise failure(f"update pools failed: {'VM' if kind == 'vms' else 'Storage'} {name} is not a pool member")
+                    raise failure(
+                        f"update pools failed: {'VM' if kind == 'vms' else 'Storage'} {name} is not a pool member"
+                    )
                 document[kind].remove(name)
                 continue
             if kind == "vms":

@@ -61,7 +61,13 @@ def _uptime() -> int:
 
 
 def _node_entry(node: Node, full: bool) -> dict[str, Any]:
-    entry: dict[str, Any] = {"id": f"node/{node.name}", "node": node.name, "type": "node", "status": "online", "level": ""}
+    entry: dict[str, Any] = {
+        "id": f"node/{node.name}",
+        "node": node.name,
+        "type": "node",
+        "status": "online",
+        "level": "",
+    }
     if full:
         total, _free, used = _memory()
         disk = shutil.disk_usage(node.home)
@@ -181,7 +187,9 @@ async def resources(call: Call) -> list[dict[str, Any]]:
         found.append({**_node_entry(node, full), **({"cgroup-mode": 2} if full else {})})
     if wanted in (None, "storage"):
         for name in node.storages.names():
-            if call.node.access.may(call.identity, f"/storage/{name}", ("Datastore.Audit", "Datastore.AllocateSpace"), True):
+            if call.node.access.may(
+                call.identity, f"/storage/{name}", ("Datastore.Audit", "Datastore.AllocateSpace"), True
+            ):
                 found.append(storage_resource(node, name))
     if wanted in (None, "sdn") and call.may("/sdn/zones/localnetwork", "SDN.Audit"):
         zone = {"id": f"sdn/{node.name}/localnetwork", "sdn": "localnetwork", "type": "sdn", "status": "ok"}
@@ -204,7 +212,10 @@ async def nextid(call: Call) -> str:
 
 # -- tasks --------------------------------------------------------------------------------------------
 def _finished(document: dict[str, Any]) -> dict[str, Any]:
-    entry = {k: document[k] for k in ("upid", "node", "pid", "pstart", "starttime", "type", "id", "user", "endtime", "status")}
+    entry = {
+        k: document[k]
+        for k in ("upid", "node", "pid", "pstart", "starttime", "type", "id", "user", "endtime", "status")
+    }
     return {**entry, "tokenid": document["tokenid"]} if document["tokenid"] else entry
 
 
@@ -230,7 +241,9 @@ async def cluster_tasks(call: Call) -> list[dict[str, Any]]:
         own = document["user"] == call.identity.full  # a token is nobody's own user here: it sees nothing
         if own or call.may(f"/nodes/{call.node.name}", "Sys.Audit"):
             entry = _active(document)
-            found.append({k: v for k, v in entry.items() if k not in ("pid", "pstart") and (k, v) != ("status", "RUNNING")})
+            found.append(
+                {k: v for k, v in entry.items() if k not in ("pid", "pstart") and (k, v) != ("status", "RUNNING")}
+            )
     return found
 
 
@@ -243,7 +256,9 @@ async def tasks(call: Call) -> ListReply:
         running = document["endtime"] is None
         failed = not running and document["status"] != "OK"
         kinds = formats.split_list(given.get("statusfilter", ""))
-        kind = "ok" if document["status"] == "OK" else "unknown" if document["status"] == "unexpected status" else "error"
+        kind = (
+            "ok" if document["status"] == "OK" else "unknown" if document["status"] == "unexpected status" else "error"
+        )
         skipped = (
             not _may_see(call, document)
             or (source == "archive" and running)
@@ -349,7 +364,7 @@ async def storages(call: Call) -> list[dict[str, Any]]:
     found = []
     wanted = formats.split_list(call.given.get("content", ""))
     for name in call.node.storages.names():
-        if "storage" in call.given and call.given["storage"] != name or not _may_use(call, name):
+        if ("storage" in call.given and call.given["storage"] != name) or not _may_use(call, name):
             continue
         one = call.node.storages.get(name)
         if wanted and not set(wanted) & set(one.content):
@@ -392,7 +407,9 @@ async def remove_volume(call: Call) -> str:
     async def work(task: Task) -> None:
         if owner.isdigit():
             for config in (call.node.machines.config(v) for v in call.node.machines.vmids()):
-                if any(formats.parse_drive(str(config[o]))["file"] == volume for o in config if qemu.DISK_KEY.fullmatch(o)):
+                if any(
+                    formats.parse_drive(str(config[o]))["file"] == volume for o in config if qemu.DISK_KEY.fullmatch(o)
+                ):
                     raise failure(f"volume '{volume}' is used by a VM")
         if not path.exists():
             task.log(f"Removed volume '{volume}'")

@@ -24,11 +24,12 @@ from myphr.localpve.machines import (
 )
 from myphr.localpve.qmp import QmpError
 from myphr.localpve.replies import ApiError, ParameterErrors, failure, forbidden
+from myphr.localpve.storage import CommandFailed, run
 from myphr.localpve.tasks import Task
 
 NOT_CONFIG = {
-    "node", "vmid", "pool", "start", "storage", "archive", "force", "unique", "bwlimit", "live-restore", "digest", "delete",
-    "revert", "skiplock", "background_delay", "import-working-storage",
+    "node", "vmid", "pool", "start", "storage", "archive", "force", "unique", "bwlimit", "live-restore", "digest",
+    "delete",     "revert", "skiplock", "background_delay", "import-working-storage",
 }  # fmt: skip
 PRIVILEGE_OF = (
     (r"name|description|tags|onboot|protection|boot|bootdisk|agent|hotplug|ostype|startup|template|keyboard|localtime|"
@@ -156,8 +157,8 @@ async def create(call: Call) -> str:
 async def machine_index(call: Call) -> list[dict[str, str]]:
     call.node.machines.config(call.vmid)
     return subdirs(
-        "config", "pending", "unlink", "vncproxy", "vncwebsocket", "status", "agent", "clone", "template", "feature", "resize",
-        "firewall",
+        "config", "pending", "unlink", "vncproxy", "vncwebsocket", "status", "agent", "clone", "template", "feature",
+        "resize", "firewall",
     )  # fmt: skip
 
 
@@ -219,7 +220,9 @@ def check_ssh_keys(quoted: str) -> None:
         words = line.split()
         try:
             blob = base64.b64decode(words[1], validate=True)
-            good = blob[4 : 4 + int.from_bytes(blob[:4], "big")].decode() == words[0] and len(blob) > 4 + len(words[0]) + 4
+            good = (
+                blob[4 : 4 + int.from_bytes(blob[:4], "big")].decode() == words[0] and len(blob) > 4 + len(words[0]) + 4
+            )
         except (IndexError, ValueError):
             good = False
         if line.strip() and not good:
@@ -312,7 +315,7 @@ async def clone(call: Call) -> str:
             call.need(f"/sdn/zones/localnetwork/{bridge}", "SDN.Use")
     if node.machines.exists(target):
         raise failure(f"unable to create VM {target}: config file already exists")
-    changes = {k: given[k] for k in ("name", "description") if k in given}
+    changes: dict[str, Any] = {k: v for k, v in given.items() if k in ("name", "description")}
     node.machines.reserve(target, "clone")
     return call.start(
         "qmclone", str(source),
@@ -349,8 +352,6 @@ async def resize(call: Call) -> str:
                 except QmpError as problem:
                     raise failure(f"VM {vmid} qmp command 'block_resize' failed - {problem}") from None
             else:
-                from myphr.localpve.storage import CommandFailed, run
-
                 try:
                     await run("qemu-img", "resize", "-f", path.suffix.lstrip("."), str(path), str(new))
                 except CommandFailed as problem:
@@ -437,7 +438,9 @@ async def start(call: Call) -> str:
 @call("POST /nodes/{node}/qemu/{vmid}/status/stop")
 async def stop(call: Call) -> str:
     skiplock, timeout = _skiplock(call), call.given.get("timeout")
-    return call.start("qmstop", str(call.vmid), lambda task: call.node.machines.stop(task, call.vmid, skiplock, timeout))
+    return call.start(
+        "qmstop", str(call.vmid), lambda task: call.node.machines.stop(task, call.vmid, skiplock, timeout)
+    )
 
 
 @call("POST /nodes/{node}/qemu/{vmid}/status/shutdown")
@@ -535,10 +538,7 @@ async def agent_exec(call: Call) -> dict[str, Any]:
     if "input-data" in call.given:
         arguments["input-data"] = base64.b64encode(call.given["input-data"].encode()).decode()
     async with agent_errors():
-        try:
-            return {"pid": int((await agent.call("guest-exec", arguments))["pid"])}
-        finally:
-            pass
+        return {"pid": int((await agent.call("guest-exec", arguments))["pid"])}
 
 
 @call("GET /nodes/{node}/qemu/{vmid}/agent/exec-status")
@@ -765,14 +765,16 @@ async def new_ipset_entry(call: Call) -> None:
     entries = _ipset(call)
     if any(entry["cidr"] == call.given["cidr"] for entry in entries):
         raise failure(f"address '{call.given['cidr']}' already exists")
-    new = {k: call.given[k] for k in ("cidr", "comment", "nomatch") if k in call.given}
+    new: dict[str, Any] = {k: v for k, v in call.given.items() if k in ("cidr", "comment", "nomatch")}
     _save_ipset(call, [*entries, new])
 
 
 def _save_ipset(call: Call, entries: list[dict[str, Any]]) -> None:
     document = _firewall(call)
     name = call.given["name"]
-    _save_firewall(call, {**document, "ipset": {**document["ipset"], name: {**document["ipset"][name], "entries": entries}}})
+    _save_firewall(
+        call, {**document, "ipset": {**document["ipset"], name: {**document["ipset"][name], "entries": entries}}}
+    )
 
 
 @call("DELETE /nodes/{node}/qemu/{vmid}/firewall/ipset/{name}")

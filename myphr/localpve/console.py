@@ -1,7 +1,7 @@
 """Screens: what vncproxy hands out (port, ticket, password) and the websocket that uses it up.
 
-Times are those of a real node: 10 s to connect, a ticket of 40 s, a VNC password of 30 s from the connect, one connection
-per port. There is no TCP listener behind the ports: they are names of waiting screens. Called by `api`.
+Times are those of a real node: 10 s to connect, a ticket of 40 s, a VNC password of 30 s from the connect, one
+connection per port. There is no TCP listener behind the ports: they are names of waiting screens. Called by `api`.
 """
 
 import asyncio

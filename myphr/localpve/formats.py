@@ -9,12 +9,50 @@ import re
 from collections.abc import Callable
 
 PRIVILEGES = frozenset(
-    """Datastore.Allocate Datastore.AllocateSpace Datastore.AllocateTemplate Datastore.Audit Group.Allocate Mapping.Audit
-    Mapping.Modify Mapping.Use Permissions.Modify Pool.Allocate Pool.Audit Realm.Allocate Realm.AllocateUser SDN.Allocate
-    SDN.Audit SDN.Use Sys.AccessNetwork Sys.Audit Sys.Console Sys.Incoming Sys.Modify Sys.PowerMgmt Sys.Syslog User.Modify
-    VM.Allocate VM.Audit VM.Backup VM.Clone VM.Config.CDROM VM.Config.CPU VM.Config.Cloudinit VM.Config.Disk
-    VM.Config.HWType VM.Config.Memory VM.Config.Network VM.Config.Options VM.Console VM.Migrate VM.Monitor VM.PowerMgmt
-    VM.Snapshot VM.Snapshot.Rollback""".split()
+    [
+        "Datastore.Allocate",
+        "Datastore.AllocateSpace",
+        "Datastore.AllocateTemplate",
+        "Datastore.Audit",
+        "Group.Allocate",
+        "Mapping.Audit",
+        "Mapping.Modify",
+        "Mapping.Use",
+        "Permissions.Modify",
+        "Pool.Allocate",
+        "Pool.Audit",
+        "Realm.Allocate",
+        "Realm.AllocateUser",
+        "SDN.Allocate",
+        "SDN.Audit",
+        "SDN.Use",
+        "Sys.AccessNetwork",
+        "Sys.Audit",
+        "Sys.Console",
+        "Sys.Incoming",
+        "Sys.Modify",
+        "Sys.PowerMgmt",
+        "Sys.Syslog",
+        "User.Modify",
+        "VM.Allocate",
+        "VM.Audit",
+        "VM.Backup",
+        "VM.Clone",
+        "VM.Config.CDROM",
+        "VM.Config.CPU",
+        "VM.Config.Cloudinit",
+        "VM.Config.Disk",
+        "VM.Config.HWType",
+        "VM.Config.Memory",
+        "VM.Config.Network",
+        "VM.Config.Options",
+        "VM.Console",
+        "VM.Migrate",
+        "VM.Monitor",
+        "VM.PowerMgmt",
+        "VM.Snapshot",
+        "VM.Snapshot.Rollback",
+    ]
 )
 
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
@@ -121,7 +159,10 @@ def _cidr_or_alias(value: str) -> None:
     try:
         ipaddress.ip_network(value, strict=False)
     except ValueError:
-        _need(re.fullmatch(r"(?:dc/|guest/)?[A-Za-z][A-Za-z0-9\-_]+", value), "value does not look like a valid IP address\n")
+        _need(
+            re.fullmatch(r"(?:dc/|guest/)?[A-Za-z][A-Za-z0-9\-_]+", value),
+            "value does not look like a valid IP address\n",
+        )
 
 
 def _boot(value: str) -> None:
@@ -191,7 +232,9 @@ def parse_properties(text: str, default_key: str) -> dict[str, str]:
 def default_key(option: str) -> str:
     """The implied first key of an option's property string: `scsi0` is a drive, hence `file`."""
     kind = option.rstrip("0123456789")
-    return DEFAULT_KEY.get(kind, "file" if kind in ("ide", "sata", "scsi", "virtio", "unused", "efidisk", "tpmstate") else "")
+    return DEFAULT_KEY.get(
+        kind, "file" if kind in ("ide", "sata", "scsi", "virtio", "unused", "efidisk", "tpmstate") else ""
+    )
 
 
 def parse_net(text: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The way from a guest's one address to the unix socket behind it.
 
-Where QEMU's user may dial that socket, QEMU does so itself. Where only localpve may (it runs as root, the portal's folder is
-closed), localpve listens beside the machine and passes bytes on, with back-pressure. Called by `machines`.
+Where QEMU's user may dial that socket, QEMU does so itself. Where only localpve may (it runs as root, the portal's
+folder is closed), localpve listens beside the machine and passes bytes on, with back-pressure. Called by `machines`.
 """
 
 import asyncio

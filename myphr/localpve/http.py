@@ -1,7 +1,7 @@
 """A small, strict HTTP/1.1 server over asyncio streams (RFC 9112), only what the Proxmox VE API needs.
 
-Sizes are bounded before anything is kept: 8 KiB and 64 lines of header, 512 KiB of body; an upload's body is handed on as
-a stream. Knows nothing of the API. Called by `server`, calls one handler per request.
+Sizes are bounded before anything is kept: 8 KiB and 64 lines of header, 512 KiB of body; an upload's body is handed on
+as a stream. Knows nothing of the API. Called by `server`, calls one handler per request.
 """
 
 import asyncio
@@ -202,7 +202,9 @@ class HttpConnection:
             raise Refused(501, "for data too large", b"for data too large")
         if request.content_length:
             try:
-                request.body = await asyncio.wait_for(request.reader.readexactly(request.content_length), REQUEST_SECONDS)
+                request.body = await asyncio.wait_for(
+                    request.reader.readexactly(request.content_length), REQUEST_SECONDS
+                )
             except asyncio.IncompleteReadError:
                 raise ConnectionResetError("client left in the middle of a body") from None
 

@@ -1,7 +1,8 @@
 """The life of machines: create, clone, template, start, stop, destroy, each as the work of a task.
 
-Holds the truth about configurations (in `state`) and running processes (found again after a crash). Speaks to QEMU through
-`qemu`, `qmp` and `agent`, to disks through `storage`. Called by `api`; texts of errors are those of a real node.
+Holds the truth about configurations (in `state`) and running processes (found again after a crash). Speaks to QEMU
+through `qemu`, `qmp` and `agent`, to disks through `storage`. Called by `api`; texts of errors are those of a real
+node.
 """
 
 import asyncio
@@ -34,7 +35,18 @@ SHUTDOWN_SECONDS = 60
 DISK_OPTION = re.compile(r"(ide|sata|scsi|virtio)\d+")
 NET_OPTION = re.compile(r"net\d+")
 # Changes that a running machine takes at once; all others wait for the next start.
-LIVE_OPTIONS = {"name", "description", "tags", "onboot", "protection", "lock", "startup", "hookscript", "template", "boot"}
+LIVE_OPTIONS = {
+    "name",
+    "description",
+    "tags",
+    "onboot",
+    "protection",
+    "lock",
+    "startup",
+    "hookscript",
+    "template",
+    "boot",
+}
 ROOT_ONLY = ("args", "lock", "affinity", "arch", "hugepages", "ivshmem", "keephugepages", "vmgenid", "hookscript")
 INTEGERS = {
     "acpi", "autostart", "balloon", "ciupgrade", "cores", "cpuunits", "freeze", "keephugepages", "kvm", "localtime",
@@ -220,7 +232,9 @@ class Machines:
         for option in [o for o in config if NET_OPTION.fullmatch(o)]:
             config[option] = with_mac(str(config[option]))
         if "boot" not in config:
-            disks = [o for o in ("ide0", "sata0", "scsi0", "virtio0") if o in config and "media=cdrom" not in str(config[o])]
+            disks = [
+                o for o in ("ide0", "sata0", "scsi0", "virtio0") if o in config and "media=cdrom" not in str(config[o])
+            ]
             devices = disks[:1] + [o for o in sorted(config) if NET_OPTION.fullmatch(o)][:1]
             config["boot"] = "order=" + ";".join(devices) if devices else " "
         config.setdefault("smbios1", f"uuid={uuid.uuid4()}")
@@ -228,7 +242,9 @@ class Machines:
         config["meta"] = f"creation-qemu=7.2.22,ctime={int(time.time())}"
 
     # -- change -------------------------------------------------------------------------------
-    async def change(self, task: Task | None, vmid: int, changes: dict[str, Any], delete: list[str], revert: list[str]) -> None:
+    async def change(
+        self, task: Task | None, vmid: int, changes: dict[str, Any], delete: list[str], revert: list[str]
+    ) -> None:
         """Applies changed, deleted and reverted options. Under the machine's lock."""
         document = self.document(vmid)
         running = self.running(vmid)
@@ -341,7 +357,7 @@ class Machines:
                     config["vmgenid"] = str(uuid.uuid4())
                 config["name"] = f"Copy-of-VM-{original.get('name', source)}"
                 config.update(changes)
-                document = {"config": config, "pending": {}}
+                document: dict[str, Any] = {"config": config, "pending": {}}
                 if not full:
                     document["template"] = source
                     document["fresh"] = True  # never started: its disk is still exactly the template's
@@ -401,7 +417,9 @@ class Machines:
         """A machine that would push the host into swapping or the OOM killer is refused like QEMU refuses it."""
         wanted = qemu.memory_mib(config) << 20
         available = next(
-            int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines() if "MemAvailable" in line
+            int(line.split()[1]) * 1024
+            for line in Path("/proc/meminfo").read_text().splitlines()
+            if "MemAvailable" in line
         )
         if wanted > available:
             raise TaskFailed("start failed: cannot set up guest memory 'pc.ram': Cannot allocate memory")
@@ -462,7 +480,8 @@ class Machines:
                 await asyncio.sleep(0.05)
 
     async def launch_apart(self, machine: Machine, plan: qemu.Launch, log: Callable[[str], None]) -> Qmp:
-        """Starts a process that is no machine of the API (the one boot of a template). Found as ownerless after a crash."""
+        """Starts a process that is no machine of the API (the one boot of a template). Found as ownerless after a
+        crash."""
         return await self.launch(machine, plan, log)
 
     async def end_apart(self, machine: Machine) -> None:
@@ -550,16 +569,16 @@ class Machines:
             machine.qmp = await Qmp.connect(self.run_dir / str(vmid) / "qmp.sock")
         return machine.qmp
 
-    async def stop(self, task: Task, vmid: int, skiplock: bool = False, timeout: float | None = None) -> None:
+    async def stop(self, task: Task, vmid: int, skiplock: bool = False, seconds: float | None = None) -> None:
         if not self.exists(vmid):
             raise TaskFailed(f"unable to find configuration file for VM {vmid} on node '{self.node}'")
         async with self.locked(vmid, task, 60):
             if not self.running(vmid):
                 return
             self.need_unlocked(self.config(vmid), skiplock)
-            await self.end_process(vmid, timeout)
+            await self.end_process(vmid, seconds)
 
-    async def end_process(self, vmid: int, timeout: float | None = None) -> None:
+    async def end_process(self, vmid: int, seconds: float | None = None) -> None:
         """QMP quit, then SIGTERM, then SIGKILL; returns when the process is gone."""
         machine = self.machine(vmid)
         process = machine.process
@@ -571,11 +590,13 @@ class Machines:
             if number is not None:
                 process.signal(number)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(machine.ended.wait(), timeout or STOP_SECONDS)
+                await asyncio.wait_for(machine.ended.wait(), seconds or STOP_SECONDS)
                 return
         raise TaskFailed(f"VM {vmid} still running after SIGKILL")
 
-    async def shutdown(self, task: Task, vmid: int, timeout: int | None, force: bool, skiplock: bool, reboot: bool = False) -> None:
+    async def shutdown(
+        self, task: Task, vmid: int, seconds: int | None, force: bool, skiplock: bool, reboot: bool = False
+    ) -> None:
         """Asks the guest to end (agent, else ACPI). With `force` pulls the plug after the time."""
         if not self.exists(vmid):
             raise TaskFailed(f"unable to find configuration file for VM {vmid} on node '{self.node}'")
@@ -596,7 +617,7 @@ class Machines:
                 with contextlib.suppress(QmpError):
                     await (await self.control(vmid)).execute("system_powerdown")
             try:
-                await asyncio.wait_for(machine.ended.wait(), timeout if timeout is not None else SHUTDOWN_SECONDS)
+                await asyncio.wait_for(machine.ended.wait(), SHUTDOWN_SECONDS if seconds is None else seconds)
             except TimeoutError:
                 if not force:
                     raise TaskFailed("VM quit/powerdown failed - got timeout") from None
@@ -624,22 +645,25 @@ class Machines:
         if self.running(vmid):
             raise failure(f"VM {vmid} is running - destroy failed")
 
-    async def destroy(self, task: Task, vmid: int, skiplock: bool, purge: bool, forget_path: Callable[[str], None]) -> None:
+    async def destroy(
+        self, task: Task, vmid: int, skiplock: bool, purge: bool, forget_path: Callable[[str], None]
+    ) -> None:
         async with self.locked(vmid, task):
             self.check_destroyable(vmid)
             config = self.config(vmid)
             self.need_unlocked(config, skiplock)
             for option in disk_options(config):
                 drive = formats.parse_drive(str(config[option]))
-                if drive["file"].rsplit("/", 1)[-1].startswith("base-") and drive["file"].count("/") == 1:
-                    if self.storages.of(drive["file"]).users_of(drive["file"]):
-                        raise TaskFailed(f"base volume '{drive['file']}' is still in use by linked cloned")
+                is_base = drive["file"].rsplit("/", 1)[-1].startswith("base-") and drive["file"].count("/") == 1
+                if is_base and self.storages.of(drive["file"]).users_of(drive["file"]):
+                    raise TaskFailed(f"base volume '{drive['file']}' is still in use by linked cloned")
             if purge:
                 task.log(f"purging VM {vmid} from related configurations..")
             await self.forget(vmid, config, forget_path)
 
     async def forget(self, vmid: int, config: dict[str, Any], forget_path: Callable[[str], None]) -> None:
-        """Removes everything of a machine. The configuration goes last: a crash before leaves it to be destroyed again."""
+        """Removes everything of a machine. The configuration goes last: a crash before leaves it to be destroyed
+        again."""
         storages = {self.storages.of(formats.parse_drive(str(config[o]))["file"]) for o in own_disks(config, vmid)}
         for storage in storages:
             await asyncio.to_thread(storage.remove_all, vmid)
@@ -713,7 +737,7 @@ class Machines:
                     for part in entry.glob(".*.part"):
                         part.unlink(missing_ok=True)
         for entry in self.run_dir.iterdir() if self.run_dir.exists() else ():
-            if entry.name.startswith("seal-") or entry.name.isdigit() and entry.name not in self.state.kind("run"):
+            if entry.name.startswith("seal-") or (entry.name.isdigit() and entry.name not in self.state.kind("run")):
                 shutil.rmtree(entry, ignore_errors=True)
 
     async def stop_all(self) -> None:

@@ -1,8 +1,8 @@
 """One QEMU process: its command line from a machine's configuration, its start, and finding it again.
 
-The process runs as an unprivileged user in QEMU's own sandbox. It is given open file descriptors for its disks and control
-sockets, so the folders of localpve stay closed to it; it opens nothing by name but its own run directory and the forward.
-Called by `machines` and `sealing`.
+The process runs as an unprivileged user in QEMU's own sandbox. It is given open file descriptors for its disks and
+control sockets, so the folders of localpve stay closed to it; it opens nothing by name but its own run directory and
+the forward. Called by `machines` and `sealing`.
 """
 
 import contextlib
@@ -11,8 +11,8 @@ import fcntl
 import os
 import pwd
 import re
-import resource
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -158,9 +158,9 @@ def command_line(launch: Launch, descriptors: "Descriptors") -> list[str]:
 
 
 def _uuid(config: dict[str, Any]) -> str:
-    return formats.parse_properties(str(config.get("smbios1", "")) or "uuid=00000000-0000-4000-8000-000000000000", "").get(
-        "uuid", "00000000-0000-4000-8000-000000000000"
-    )
+    return formats.parse_properties(
+        str(config.get("smbios1", "")) or "uuid=00000000-0000-4000-8000-000000000000", ""
+    ).get("uuid", "00000000-0000-4000-8000-000000000000")
 
 
 def _option_value(path: Path) -> str:
@@ -173,7 +173,9 @@ def _disks(launch: Launch, descriptors: "Descriptors") -> list[str]:
     arguments: list[str] = []
     scsi_type = str(config.get("scsihw", "lsi"))
     seen: set[str] = set()
-    for option in sorted((o for o in config if DISK_KEY.fullmatch(o)), key=lambda o: (o.rstrip("0123456789"), len(o), o)):
+    for option in sorted(
+        (o for o in config if DISK_KEY.fullmatch(o)), key=lambda o: (o.rstrip("0123456789"), len(o), o)
+    ):
         kind, number = DISK_KEY.fullmatch(option).groups()  # type: ignore[union-attr]
         drive = formats.parse_drive(str(config[option]))
         is_cdrom = drive.get("media") == "cdrom"
@@ -321,28 +323,32 @@ def spawn(launch: Launch) -> tuple[Process, int]:
     os.ftruncate(errors, 65536)
     _seal_size(errors)
     try:
-        arguments = command_line(launch, descriptors)
+        if shutil.which(BINARY) is None:
+            raise FileNotFoundError
+        # Limits are lowered by a program in between: no dump of a guest's memory, no more address space than it needs.
+        space = (memory_mib(launch.config) << 20) + OVERHEAD_BYTES
+        limits = ["prlimit", "--core=0:0", f"--as={space}:{space}", "--"]
+        arguments = limits + command_line(launch, descriptors)
         options: dict[str, Any] = {}
         if launch.user.uid is not None:
             options = {"user": launch.user.uid, "group": launch.user.gid, "extra_groups": []}
         popen = subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, cwd="/", start_new_session=True,
-            pass_fds=(*descriptors.numbers, *launch.extra_descriptors), env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8"},
+            pass_fds=(*descriptors.numbers, *launch.extra_descriptors),
+            env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8"},
             **options,
         )  # fmt: skip
     except FileNotFoundError:
         os.close(errors)
-        raise TaskFailed("start failed: command '/usr/bin/qemu-system-x86_64' failed: No such file or directory") from None
+        raise TaskFailed(
+            "start failed: command '/usr/bin/qemu-system-x86_64' failed: No such file or directory"
+        ) from None
     except BaseException:
         os.close(errors)
         raise
     finally:
         descriptors.close()
     started = start_ticks(popen.pid)
-    with contextlib.suppress(OSError, ValueError):
-        resource.prlimit(popen.pid, resource.RLIMIT_CORE, (0, 0))
-        space = (memory_mib(launch.config) << 20) + OVERHEAD_BYTES
-        resource.prlimit(popen.pid, resource.RLIMIT_AS, (space, space))
     return Process(popen.pid, started or 0, popen), errors
 
 

@@ -62,7 +62,9 @@ class Qmp:
             with contextlib.suppress(asyncio.QueueFull):
                 self._answers.put_nowait({"error": {"desc": "QEMU ended"}})
 
-    async def execute(self, command: str, arguments: dict[str, Any] | None = None, seconds: float = COMMAND_SECONDS) -> Any:
+    async def execute(
+        self, command: str, arguments: dict[str, Any] | None = None, seconds: float = COMMAND_SECONDS
+    ) -> Any:
         """The command's return value. Raises QmpError."""
         async with self._lock:
             if self.closed.is_set():

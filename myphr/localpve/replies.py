@@ -1,13 +1,15 @@
 """What a call can answer besides plain data: errors with the reason phrases of a real node, and raw replies.
 
-Raised by every part of localpve, turned into HTTP by `api`. The text of an error is part of the API: clients match on it.
+Raised by every part of localpve, turned into HTTP by `api`. The text of an error is part of the API: clients match on
+it.
 """
 
 from typing import Any
 
 
 class ApiError(Exception):
-    """An answer other than 200. `message` goes into the reason phrase (first line) and, with a newline, into the body."""
+    """An answer other than 200. `message` goes into the reason phrase (first line) and, with a newline, into the
+    body."""
 
     def __init__(self, status: int, message: str, errors: dict[str, str] | None = None, *, body: bool = True) -> None:
         super().__init__(message)

@@ -51,9 +51,8 @@ class Schema:
                 errors[prefix + key] = EXTRA
                 continue
             rule = schema[key]
-            if needed := rule.get("requires"):
-                if needed not in given:
-                    errors[prefix + needed] = f"missing property - '{key}' requires this property"
+            if (needed := rule.get("requires")) and needed not in given:
+                errors[prefix + needed] = f"missing property - '{key}' requires this property"
             before = len(errors)
             typed = self._check_value(rule, value, prefix + key, errors)
             if len(errors) == before:

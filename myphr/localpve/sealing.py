@@ -1,9 +1,9 @@
 """Sealed machines: a template booted once, kept as memory and device state, from which its linked clones resume.
 
-Memory lies in a file of the template; for running it is copied once into a sealed memory file that machines map privately
-(copy on write), so that they share untouched pages and none can write what another will read. Device state goes through a
-unix socket (QEMU's migration stream with x-ignore-shared). If anything does not fit, the machine boots cold. Called by
-`machines`; towards the API it does not exist.
+Memory lies in a file of the template; for running it is copied once into a sealed memory file that machines map
+privately (copy on write), so that they share untouched pages and none can write what another will read. Device state
+goes through a unix socket (QEMU's migration stream with x-ignore-shared). If anything does not fit, the machine boots
+cold. Called by `machines`; towards the API it does not exist.
 """
 
 import asyncio
@@ -60,7 +60,9 @@ def shape_of(config: dict[str, Any], accelerator: str) -> str:
             drive = formats.parse_drive(str(value))
             value = {k: v for k, v in drive.items() if k != "file"}
         elif re.fullmatch(r"net\d+", option):
-            value = {k: v for k, v in formats.parse_net(str(value)).items() if k not in ("macaddr", "firewall", "link_down")}
+            value = {
+                k: v for k, v in formats.parse_net(str(value)).items() if k not in ("macaddr", "firewall", "link_down")
+            }
         parts[option] = value
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -93,11 +95,21 @@ class Sealer:
 
     # -- making -------------------------------------------------------------------------------
     async def seal(self, vmid: int, log: Callable[[str], None]) -> None:
-        """Boots the template once and keeps it. A failure leaves a template that boots cold; it is no error of the task."""
+        """Boots the template once and keeps it. A failure leaves a template that boots cold; it is no error of the
+        task."""
         try:
             async with self._lock(vmid):
                 await self._seal(vmid, log)
-        except (TaskFailed, ApiError, QmpError, AgentAway, AgentRefused, CommandFailed, OSError, TimeoutError) as problem:
+        except (
+            TaskFailed,
+            ApiError,
+            QmpError,
+            AgentAway,
+            AgentRefused,
+            CommandFailed,
+            OSError,
+            TimeoutError,
+        ) as problem:
             log(f"not sealed, machines will boot cold: {problem or type(problem).__name__}")
 
     async def _seal(self, vmid: int, log: Callable[[str], None]) -> None:
@@ -127,14 +139,15 @@ class Sealer:
             await self._keep_state(control, plan.run_dir, base / "state")
             await machines.end_apart(machine)
             fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _READ_ONLY)
-            facts = {"shape": shape_of(config, machines.accelerator), "made": int(time.time())}
+            facts: dict[str, Any] = {"shape": shape_of(config, machines.accelerator), "made": int(time.time())}
             facts |= await asyncio.to_thread(_write_memory, memory, base / "memory", base / "state")
             (base / "seal.json").write_text(json.dumps(facts))
             self._replace(vmid, Seal(base, str(facts["shape"]), memory, base / "state"))
             os.symlink(base.name, draft := base.parent / f".current-{base.name}")
             draft.replace(base.parent / "current")
             used = os.fstat(memory).st_blocks * 512
-            log(f"sealed in {time.monotonic() - started:.1f} s, {used >> 20} MiB of memory, {facts['state_bytes'] >> 20} MiB of state")
+            sizes = f"{used >> 20} MiB of memory, {facts['state_bytes'] >> 20} MiB of state"
+            log(f"sealed in {time.monotonic() - started:.1f} s, {sizes}")
         except BaseException:
             await machines.end_apart(machine)
             os.close(memory)
@@ -308,7 +321,9 @@ class Sealer:
         current = self._refreshing.get(template)
         if current is None or current.done():
             say = self._machines.say
-            self._refreshing[template] = asyncio.create_task(self.seal(template, lambda t: say(f"template {template}: {t}")))
+            self._refreshing[template] = asyncio.create_task(
+                self.seal(template, lambda t: say(f"template {template}: {t}"))
+            )
 
     async def recover(self) -> None:
         """At start: seals what a crash left unsealed, removes generations that nobody uses."""

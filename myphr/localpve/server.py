@@ -12,6 +12,7 @@ import os
 import secrets
 import ssl
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -32,10 +33,22 @@ PORTAL_USER, PORTAL_TOKEN = "portal@pve", "portal@pve!web"
 SESSION_POOL, TEMPLATE_POOL = "phr-sessions", "phr-templates"
 STORAGE = "local"
 # docs/operations/localpve.md says what each is for; a real node is given the same.
-SESSION_ROLE = (
-    "VM.Audit VM.Allocate VM.Clone VM.PowerMgmt VM.Console VM.Monitor VM.Config.Options VM.Config.Network "
-    "VM.Config.CDROM VM.Config.Cloudinit VM.Config.Memory VM.Config.CPU VM.Config.HWType Pool.Audit"
-).split()
+SESSION_ROLE = [
+    "VM.Audit",
+    "VM.Allocate",
+    "VM.Clone",
+    "VM.PowerMgmt",
+    "VM.Console",
+    "VM.Monitor",
+    "VM.Config.Options",
+    "VM.Config.Network",
+    "VM.Config.CDROM",
+    "VM.Config.Cloudinit",
+    "VM.Config.Memory",
+    "VM.Config.CPU",
+    "VM.Config.HWType",
+    "Pool.Audit",
+]
 TEMPLATE_ROLE = ["VM.Audit", "VM.Clone", "Pool.Audit"]
 CONNECTIONS_MAX = 1024
 SOCKET_PATH_BYTES_MAX = 100  # sun_path holds 108 with the vmid and the socket's own name
@@ -100,11 +113,20 @@ class Server:
         chosen = await accelerator.choose(options.accelerator, user.uid, user.gid)
         self._say(f"machines run under {'KVM' if chosen == 'kvm' else 'software emulation (TCG)'}")
         machines = Machines(
-            state, storages, options.node, run_dir, user, chosen, list(options.forwards), set(options.bridges), self._say
+            state,
+            storages,
+            options.node,
+            run_dir,
+            user,
+            chosen,
+            list(options.forwards),
+            set(options.bridges),
+            self._say,
         )
         tasks = Tasks(state, options.node)
         self.node = Node(
-            options.node, home, state, access, storages, machines, tasks, Consoles(machines, options.console_connect_seconds),
+            options.node, home, state, access, storages, machines, tasks,
+            Consoles(machines, options.console_connect_seconds),
             (home / "ca.pem").read_text(), certificates.fingerprint(server_pem), options.unauthorised_seconds,
         )  # fmt: skip
         calls_cluster.remove_old_drafts(self.node)
@@ -161,7 +183,11 @@ class Server:
             state.put("user", "root@pam", {**document, "password": password})
         if state.get("meta", "ready") is None:
             with state.together():
-                state.put("user", PORTAL_USER, {"enable": 1, "expire": 0, "comment": "MyPHRMachines", "email": "", "password": None})
+                state.put(
+                    "user",
+                    PORTAL_USER,
+                    {"enable": 1, "expire": 0, "comment": "MyPHRMachines", "email": "", "password": None},
+                )
                 state.put("role", "PHRPortal", SESSION_ROLE)
                 state.put("role", "PHRTemplate", TEMPLATE_ROLE)
                 for pool in (SESSION_POOL, TEMPLATE_POOL):
@@ -209,4 +235,4 @@ def default_run_dir(home: Path) -> Path:
     inside = home / "run"
     if len(str(inside)) <= SOCKET_PATH_BYTES_MAX - 30:
         return inside
-    return Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"myphr-localpve-{os.getuid()}-{short}"
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"myphr-localpve-{os.getuid()}-{short}"

@@ -67,10 +67,14 @@ class StandInAgent:
         if command == "guest-ping":
             return {}
         if command == "guest-network-get-interfaces":
-            return [_interface("lo", "00:00:00:00:00:00", "127.0.0.1", 8), _interface("eth0", "bc:24:11:00:00:01", "10.99.0.50", 24)]
+            return [
+                _interface("lo", "00:00:00:00:00:00", "127.0.0.1", 8),
+                _interface("eth0", "bc:24:11:00:00:01", "10.99.0.50", 24),
+            ]
         if command == "guest-get-osinfo":
             return {
-                "id": "labguest", "name": "labguest", "pretty-name": "Lab guest", "version-id": "1", "machine": "x86_64",
+                "id": "labguest", "name": "labguest", "pretty-name": "Lab guest", "version-id": "1",
+                "machine": "x86_64",
                 "kernel-release": "6.1.0-56-cloud-amd64",
                 "kernel-version": "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-16)",
             }  # fmt: skip
@@ -125,7 +129,12 @@ class StandInAgent:
                 "out-truncated": False, "err-truncated": False,
             }  # fmt: skip
         elif words[0] == "/bin/cat":
-            self._processes[self._next] = {"exited": True, "exitcode": 0, "out-data": given_input, "out-truncated": False}
+            self._processes[self._next] = {
+                "exited": True,
+                "exitcode": 0,
+                "out-data": given_input,
+                "out-truncated": False,
+            }
         elif words[0] == "/bin/sleep":
             self._processes[self._next] = {"exited": False}
         else:

@@ -22,7 +22,9 @@ class State:
         # NORMAL loses at most the last commits at a power cut, never consistency; a kill -9 loses nothing.
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=NORMAL")
-        self._connection.execute("CREATE TABLE IF NOT EXISTS document (kind TEXT, key TEXT, body TEXT, PRIMARY KEY (kind, key))")
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS document (kind TEXT, key TEXT, body TEXT, PRIMARY KEY (kind, key))"
+        )
         self._depth = 0
         self.documents: dict[str, dict[str, Any]] = {}
         for kind, key, body in self._connection.execute("SELECT kind, key, body FROM document ORDER BY rowid"):

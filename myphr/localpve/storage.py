@@ -19,7 +19,10 @@ from myphr.localpve.state import State
 
 IMAGE_SECONDS_MAX = 600
 _DISK_FILE = re.compile(r"(vm|base)-(\d+)-disk-(\d+)\.(qcow2|raw)")
-_UPLOAD_NAMES = {"iso": re.compile(r"[^/\0]+\.(iso|img)", re.I), "import": re.compile(r"[^/\0]+\.(qcow2|raw|img)", re.I)}
+_UPLOAD_NAMES = {
+    "iso": re.compile(r"[^/\0]+\.(iso|img)", re.I),
+    "import": re.compile(r"[^/\0]+\.(qcow2|raw|img)", re.I),
+}
 _FOLDERS = {"iso": "template/iso", "import": "import", "images": "images"}
 Log = Callable[[str], None]
 
@@ -28,7 +31,9 @@ class CommandFailed(Exception):
     """A program ended with an error; carries its last words."""
 
     def __init__(self, command: str, code: int | str, output: str) -> None:
-        super().__init__(f"command '{command}' failed: exit code {code}" if isinstance(code, int) else f"{command}: {code}")
+        super().__init__(
+            f"command '{command}' failed: exit code {code}" if isinstance(code, int) else f"{command}: {code}"
+        )
         self.output = output.strip()
 
 
@@ -88,7 +93,9 @@ class Storage:
     def free_disk_name(self, vmid: int, form: str, prefix: str = "vm") -> str:
         folder = self.root / "images" / str(vmid)
         number = 0
-        while any((folder / f"{p}-{vmid}-disk-{number}.{f}").exists() for p in ("vm", "base") for f in ("qcow2", "raw")):
+        while any(
+            (folder / f"{p}-{vmid}-disk-{number}.{f}").exists() for p in ("vm", "base") for f in ("qcow2", "raw")
+        ):
             number += 1
         return f"{prefix}-{vmid}-disk-{number}.{form}"
 
@@ -119,7 +126,13 @@ class Storage:
         log(f"clone {base_name}: images, {file}, {vmid} to {file} (base={relative})")
         form = base_path.suffix.lstrip(".")
         try:
-            log((await run("qemu-img", "create", "-b", relative, "-F", form, "-f", "qcow2", str(folder / file), cwd=folder)).strip())
+            log(
+                (
+                    await run(
+                        "qemu-img", "create", "-b", relative, "-F", form, "-f", "qcow2", str(folder / file), cwd=folder
+                    )
+                ).strip()
+            )
         except BaseException as problem:
             (folder / file).unlink(missing_ok=True)
             if isinstance(problem, CommandFailed):
@@ -292,5 +305,3 @@ async def publish(draft: Path, target: Path) -> None:
         draft.replace(target)
 
     await asyncio.to_thread(sync)
-
-

@@ -1,7 +1,7 @@
 """Tasks: work that runs on after its call was answered, named by a UPID, with a log and an exit status.
 
-A task's row is written before its work starts and closed when it ends, so one that a crash cut off is found and closed as
-"unexpected status" at the next start. Knows nothing of what the work is. Called by `api` and `machines`.
+A task's row is written before its work starts and closed when it ends, so one that a crash cut off is found and closed
+as "unexpected status" at the next start. Knows nothing of what the work is. Called by `api` and `machines`.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """The websocket of one screen (RFC 6455): frames towards the client, strict parsing of its frames, bounded relay.
 
 Knows nothing of RFB or the API. Both directions have back-pressure: a side that does not read stops the other side's
-reading. What a real node does not survive (fragments, frames over 128 KiB, unmasked or reserved bits) ends the connection.
+reading. What a real node does not survive (fragments, frames over 128 KiB, unmasked or reserved bits) ends the
+connection.
 """
 
 import asyncio

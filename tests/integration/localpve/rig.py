@@ -1,4 +1,5 @@
-"""A real localpve in its own process, and a client that speaks to it as the portal does. Used by the tests beside it."""
+"""A real localpve in its own process, and a client that speaks to it as the portal does. Used by the tests beside
+it."""
 
 import contextlib
 import json
@@ -66,9 +67,9 @@ class Hypervisor:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         command = [
-            *self.prefix, sys.executable, "-m", "myphr.localpve", "--home", str(self.home), "--bind", f"127.0.0.1:{self.port}",
-            "--accelerator", "tcg", "--unauthorised-seconds", "0", "--run-dir", str(self.run_dir),
-            "--forward", f"vmbr1=10.0.2.100:564=unix:{self.sockets}/{{vmid}}.sock", *self.arguments,
+            *self.prefix, sys.executable, "-m", "myphr.localpve", "--home", str(self.home), "--bind",
+            f"127.0.0.1:{self.port}", "--accelerator", "tcg", "--unauthorised-seconds", "0", "--run-dir",
+            str(self.run_dir), "--forward", f"vmbr1=10.0.2.100:564=unix:{self.sockets}/{{vmid}}.sock", *self.arguments,
         ]  # fmt: skip
         self.log = open(self.folder / "log", "ab")  # noqa: SIM115 - the child keeps it
         self.process = subprocess.Popen(command, cwd=ROOT, env=self.environ, stderr=self.log)

@@ -105,7 +105,7 @@ def compact(parameter: dict, formats: dict[str, dict]) -> dict:
     nested = small.get("format")
     if isinstance(nested, dict):
         nested = {name: compact(value, formats) for name, value in sorted(nested.items())}
-        for key, known in formats.items():
+        for key, known in formats.items():  # noqa: B007 - kept for after the loop
             if known == nested:
                 break
         else:
