@@ -1,0 +1,185 @@
+"""The main job, end to end, on a real virtual machine: two people, two browsers, one screen.
+
+The patient's desktop browser and the caregiver's tablet against the processes that `myphr up` starts, with the probe
+template, whose picture says what it was given and what reaches it.
+"""
+
+import base64
+import email
+import hashlib
+import io
+import re
+import time
+from collections.abc import Callable
+from email import policy as email_policy
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+from pydicom.uid import generate_uid
+
+from myphr.viewers import probe_picture
+from myphr.viewers.probe_picture import ProbePicture
+from tests.cast import CAREGIVER, PATIENT
+from tests.e2e.conftest import Screen, register
+from tests.e2e.test_accessibility import violations
+from tests.running import RunningPortal
+from tests.web.stage import dicom_bytes
+
+pytestmark = [pytest.mark.browser, pytest.mark.qemu]
+START_MS = 180_000  # software emulation on two shared cores
+SECONDS_MAX = 60
+
+
+@pytest.fixture
+def disc(tmp_path: Path) -> Path:
+    uid = generate_uid()
+    folder = tmp_path / "DISC"
+    folder.mkdir()
+    for number in range(1, 13):
+        words = {"StudyDate": "20240826", "InstitutionName": "Harbour Hospital", "BodyPartExamined": "HEAD"}
+        # A file of this name makes the probe save something in results/, as a viewer does.
+        name = "write-result" if number == 12 else f"IM{number:05}.dcm"
+        (folder / name).write_bytes(dicom_bytes(uid, number, **words))
+    return folder
+
+
+def picture(page: Page) -> ProbePicture | None:
+    """What this browser shows of the machine's screen, read from its pixels; None while it is not the probe's."""
+    shown = page.evaluate(
+        """() => { const c = document.querySelector("#screen canvas");
+                   return c && c.width > 32 ? c.toDataURL("image/png") : null; }"""
+    )
+    if shown is None:
+        return None
+    image = Image.open(io.BytesIO(base64.b64decode(shown.partition(",")[2]))).convert("RGB")
+    return probe_picture.read(lambda x, y: image.getpixel((x, y)), image.width, image.height)  # type: ignore[arg-type,return-value]
+
+
+def until(check: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + SECONDS_MAX
+    while not check():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def ready(page: Page) -> ProbePicture:
+    """The probe's picture, once it says that the files are open."""
+    until(lambda: (seen := picture(page)) and seen.state == "ready", "the machine's picture does not show the files")
+    seen = picture(page)
+    assert seen
+    return seen
+
+
+def mailed_link(portal: RunningPortal) -> str:
+    """The link out of the mail that the portal sent to its outbox."""
+
+    def mails() -> list[Path]:
+        return [
+            path for path in (portal.home / "outbox").rglob("*") if path.is_file() and not path.name.startswith(".")
+        ]
+
+    until(mails, "no mail went out")
+    message = email.message_from_bytes(mails()[0].read_bytes(), policy=email_policy.default)
+    assert message["To"] == CAREGIVER.email
+    body = message.get_body(("plain",))
+    assert body
+    found = re.search(rf"{portal.url}/s/\S+", body.get_content())
+    assert found
+    return found[0]
+
+
+def test_a_patient_opens_a_study_shares_it_takes_it_back_and_nothing_is_left(
+    running_portal: RunningPortal, new_screen: Callable[..., Screen], disc: Path
+) -> None:
+    patient = new_screen().page
+    register(patient, running_portal.url)
+
+    # A disc goes in and comes out as a study in plain words.
+    patient.locator("#upload-pick-folder").set_input_files(disc)
+    study = patient.locator("#studies li")
+    expect(study).to_contain_text("MR scan, head", timeout=60_000)
+    expect(study).to_contain_text("12 images", timeout=60_000)
+    study.get_by_role("link", name="Open").click()
+
+    # Open. The probe is offered to no patient, so the form is told to ask for it.
+    patient.locator('#open-heading ~ form input[name="viewer"]').evaluate("(input) => { input.value = 'probe'; }")
+    patient.locator("#open").click()
+    expect(patient.get_by_role("heading", level=1)).to_have_text("Getting your viewer ready")
+    expect(patient.get_by_role("heading", level=1)).to_have_text("MR scan, head", timeout=START_MS)
+
+    # The very files are open on the screen, without a file dialog.
+    seen = ready(patient)
+    first = sorted(disc.iterdir())[0]
+    assert seen.files == 12 and seen.sha256 == hashlib.sha256(first.read_bytes()).hexdigest()
+    expect(patient.locator("#watch")).to_contain_text("Only you are watching")
+    patient.reload()
+    expect(patient.get_by_text("This machine could reach nothing but your files")).to_be_visible()
+    assert violations(patient) == []
+
+    # Keys reach the machine.
+    before = ready(patient).keys
+    patient.locator("#screen canvas").click()
+    patient.keyboard.press("a")
+    until(lambda: (now := picture(patient)) and now.keys > before, "the key did not reach the machine")
+
+    # Share, look only, with a passcode told apart.
+    patient.get_by_role("link", name="Share").click()
+    patient.get_by_label("Their e-mail address").fill(CAREGIVER.email)
+    patient.get_by_role("button", name="Send the link").click()
+    passcode = patient.locator("#passcode-to-tell").inner_text().strip()
+    link = mailed_link(running_portal)
+    assert passcode not in "".join(
+        path.read_text(errors="replace") for path in (running_portal.home / "outbox").rglob("*") if path.is_file()
+    )
+
+    # The caregiver, on a tablet, without an account.
+    caregiver = new_screen(tablet_sized=True).page
+    caregiver.goto(link)
+    assert violations(caregiver) == []
+    caregiver.get_by_label("Passcode").fill(passcode)
+    caregiver.get_by_role("button", name="Show me the screen").tap()
+    expect(caregiver.get_by_role("heading", level=1)).to_have_text(
+        f"You are watching {PATIENT.name}'s screen, view only"
+    )
+    theirs = ready(caregiver)
+    assert theirs.sha256 == seen.sha256
+    assert violations(caregiver) == []
+    expect(patient.locator("#watch")).to_contain_text(f"you and {CAREGIVER.email}", timeout=30_000)
+
+    # Looking is looking: no key and no touch of theirs arrives.
+    held = ready(patient)
+    caregiver.locator("#screen canvas").tap()
+    caregiver.keyboard.type("zzz")
+    caregiver.wait_for_timeout(1500)
+    assert (now := ready(patient)).keys == held.keys and now.buttons == held.buttons
+
+    # Stop sharing closes their screen.
+    patient.get_by_role("button", name=f"Stop sharing with {CAREGIVER.email}").click()
+    expect(caregiver.locator("main")).to_contain_text(
+        re.compile("no longer shared with you|This link is closed"), timeout=10_000
+    )
+    expect(patient.locator("#watch")).to_contain_text("Only you are watching", timeout=40_000)
+    caregiver.goto(link)
+    caregiver.get_by_label("Passcode").fill(passcode)
+    caregiver.get_by_role("button", name="Show me the screen").tap()
+    expect(caregiver.get_by_role("heading", level=1)).to_have_text("This link is closed")
+
+    # End destroys the machine.
+    patient.get_by_role("button", name="End", exact=True).click()
+    expect(patient.get_by_role("heading", level=1)).to_have_text("The session has ended", timeout=START_MS)
+    expect(patient.locator("main")).to_contain_text("The machine is destroyed")
+    expect(patient.locator("main")).to_contain_text("You saved 1 file")
+    expect(patient.get_by_role("link", name="probe-result.txt")).to_be_visible()
+    assert violations(patient) == []
+
+    # Who looked.
+    patient.get_by_role("navigation").get_by_role("link", name="Who looked").click()
+    trail = patient.locator("main").inner_text()
+    for sentence in (
+        f"{CAREGIVER.email} opened the shared link.", f"{CAREGIVER.email} looked at your screen.",
+        "You shared the screen.", "You stopped sharing the screen.", "The machine was destroyed with everything on its disk.",
+    ):  # fmt: skip
+        assert sentence in trail
+    assert "every link of the chain holds" in running_portal.command("audit", "verify")
