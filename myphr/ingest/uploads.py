@@ -54,7 +54,8 @@ BLOCK_BYTES = 8 * container.CHUNK_BYTES  # received, hashed, sealed and written 
 BLOCKS_IN_FLIGHT = 3
 CHECKPOINT_BYTES = 32 * 1024**2  # about so much is sent again after a kill -9 ...
 CHECKPOINT_SECONDS = 5.0  # ... or this many seconds' worth
-WHOLE_BYTES_MAX = 64 * container.CHUNK_BYTES  # files up to here that come with their creation need no row and no second request
+# Files up to here that come with their creation need no row and no second request.
+WHOLE_BYTES_MAX = 64 * container.CHUNK_BYTES
 QUIET_SECONDS_MAX = 60.0  # a connection that says nothing for so long is gone
 LET_GO_SECONDS = 5.0  # how long a second request waits for the first to let go
 FINISHED_KEPT = dt.timedelta(days=2)  # a finished upload still answers "all there" so long
