@@ -158,6 +158,8 @@ def test_a_second_request_makes_a_silent_first_one_let_go(portal, patient, serve
     me, data = patient.account.id, os.urandom(3 * MIB)
     url = create(server, me, len(data))
     silent = open_patch(url, me, 0, len(data), data[: MIB + 1000])
+    while not list(portal.store.partial_dir.glob("*.lock")):  # the first request is at work
+        time.sleep(0.01)
     offset = head(url, me)
     assert offset <= MIB and offset % (64 * 1024) == 0
     assert b"409" in silent.recv(4096).split(b"\r\n")[0]
