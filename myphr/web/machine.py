@@ -17,8 +17,10 @@ from myphr.errors import FormRefused, PortalError, SessionOver
 from myphr.machines import vm_sessions
 from myphr.machines.vm_sessions import Isolation, VmSessionView
 from myphr.records import items as records
+from myphr.records import summaries
 from myphr.records.items import ItemView
 from myphr.records.models import Item
+from myphr.records.opening import summary_of
 from myphr.sharing import live, shares, tickets
 from myphr.sharing.models import Share
 from myphr.sharing.shares import ShareView
@@ -55,7 +57,9 @@ def _title(view: VmSessionView) -> str:
     login = this_login()
     if view.study_id:
         try:
-            return records.study_page(portal().database, login.ring(), login.account.id, view.study_id).study.title
+            # Not the study's page: that opens every item, and a CT has 2,000.
+            study, _ = records.load_study(portal().database, login.account.id, view.study_id)
+            return summaries.title(summary_of(login.ring(), study))
         except PortalError:  # deleted since: the session goes on without it
             pass
     viewer = catalogue.load().get(view.viewer)

@@ -179,7 +179,8 @@ def test_a_patient_opens_a_study_shares_it_takes_it_back_and_nothing_is_left(
     trail = patient.locator("main").inner_text()
     for sentence in (
         f"{CAREGIVER.email} opened the shared link.", f"{CAREGIVER.email} looked at your screen.",
-        "You shared the screen.", "You stopped sharing the screen.", "The machine was destroyed with everything on its disk.",
+        "You shared the screen.", "You stopped sharing the screen.",
+        "The machine was destroyed with everything on its disk.",
     ):  # fmt: skip
         assert sentence in trail
     assert "every link of the chain holds" in running_portal.command("audit", "verify")
