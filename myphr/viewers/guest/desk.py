@@ -53,7 +53,8 @@ class Desk:
 
     # -- programs -----------------------------------------------------------------------------------------------
     def start_window_manager(self) -> None:
-        subprocess.Popen(["matchbox-window-manager", "-use_titlebar", "no", "-use_cursor", "yes"], stderr=subprocess.DEVNULL)
+        command = ["matchbox-window-manager", "-use_titlebar", "no", "-use_cursor", "yes"]
+        subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
     def start_prewarmed(self) -> None:
         program = self.settings["prewarmed"]["program"]
@@ -199,8 +200,8 @@ def files_below(path: Path) -> list[str]:
 
 
 def expand(command: list[str], opened: Path) -> list[str]:
-    """`{files}` becomes all files, `{files:.pdf,.ps}` those whose name ends so (all, when none does), `{file}` the first
-    one, `{folder}` the path that is opened."""
+    """`{files}` becomes all files, `{files:.pdf,.ps}` those whose name ends so (all, when none does), `{file}` the
+    first one, `{folder}` the path that is opened."""
     words: list[str] = []
     for word in command:
         if word == "{file}":

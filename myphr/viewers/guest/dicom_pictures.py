@@ -1,6 +1,6 @@
-"""What "Simple images" shows, without a screen: DICOM files become series of pictures, and pictures become grey or colour
-bytes in the brightness asked for (DICOM PS3.3 C.7.6.3, C.11.1, C.11.2; PS3.5 for the transfer syntaxes). Runs in the
-guest (Debian's pydicom 2.3) and in the unit tests (pydicom 3). Knows no window system.
+"""What "Simple images" shows, without a screen: DICOM files become series of pictures, and pictures become grey or
+colour bytes in the brightness asked for (DICOM PS3.3 C.7.6.3, C.11.1, C.11.2; PS3.5 for the transfer syntaxes). Runs
+in the guest (Debian's pydicom 2.3) and in the unit tests (pydicom 3). Knows no window system.
 """
 
 import bisect
@@ -17,22 +17,82 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixel_data_handlers.util import apply_color_lut, apply_modality_lut, convert_color_space
 
 HEADER_TAGS = [
-    "PatientName", "PatientBirthDate", "StudyDate", "StudyDescription", "InstitutionName", "Modality", "BodyPartExamined",
-    "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "SeriesDate", "InstanceNumber", "ImagePositionPatient",
-    "ImageOrientationPatient", "NumberOfFrames", "Rows", "Columns", "SOPClassUID", "SOPInstanceUID", "FrameTime",
-    "CineRate", "SpecificCharacterSet", "PhotometricInterpretation", "SamplesPerPixel",
-]  # fmt: skip
+    "PatientName",
+    "PatientBirthDate",
+    "StudyDate",
+    "StudyDescription",
+    "InstitutionName",
+    "Modality",
+    "BodyPartExamined",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "SeriesDescription",
+    "SeriesDate",
+    "InstanceNumber",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "FrameTime",
+    "CineRate",
+    "SpecificCharacterSet",
+    "PhotometricInterpretation",
+    "SamplesPerPixel",
+]
 MODALITIES = {
-    "CT": "CT scan", "MR": "MR scan", "CR": "X-ray", "DX": "X-ray", "RG": "X-ray", "RF": "X-ray film", "US": "Ultrasound",
-    "MG": "Mammogram", "NM": "Nuclear scan", "PT": "PET scan", "XA": "Vessel X-ray", "ES": "Endoscopy", "XC": "Photo",
-    "GM": "Microscope", "SM": "Microscope", "OP": "Eye photo", "OPT": "Eye scan", "IO": "Dental X-ray", "PX": "Dental X-ray",
-    "ECG": "ECG", "SR": "Report", "PR": "Notes", "KO": "Notes", "DOC": "Document", "SC": "Picture", "OT": "Picture",
-    "RTIMAGE": "Treatment picture", "RTDOSE": "Treatment dose", "RTPLAN": "Treatment plan", "RTSTRUCT": "Treatment plan",
-    "SEG": "Marked regions", "BI": "Picture", "BMD": "Bone density",
-}  # fmt: skip
+    "CT": "CT scan",
+    "MR": "MR scan",
+    "CR": "X-ray",
+    "DX": "X-ray",
+    "RG": "X-ray",
+    "RF": "X-ray film",
+    "US": "Ultrasound",
+    "MG": "Mammogram",
+    "NM": "Nuclear scan",
+    "PT": "PET scan",
+    "XA": "Vessel X-ray",
+    "ES": "Endoscopy",
+    "XC": "Photo",
+    "GM": "Microscope",
+    "SM": "Microscope",
+    "OP": "Eye photo",
+    "OPT": "Eye scan",
+    "IO": "Dental X-ray",
+    "PX": "Dental X-ray",
+    "ECG": "ECG",
+    "SR": "Report",
+    "PR": "Notes",
+    "KO": "Notes",
+    "DOC": "Document",
+    "SC": "Picture",
+    "OT": "Picture",
+    "RTIMAGE": "Treatment picture",
+    "RTDOSE": "Treatment dose",
+    "RTPLAN": "Treatment plan",
+    "RTSTRUCT": "Treatment plan",
+    "SEG": "Marked regions",
+    "BI": "Picture",
+    "BMD": "Bone density",
+}
 PIXELS_MAX = 100_000_000  # of one picture; a header may claim more than this machine has memory
 DECODE_SECONDS_MAX = 60
-MONTHS = "January February March April May June July August September October November December".split()
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
 
 
 class CannotShow(Exception):
@@ -105,7 +165,7 @@ class Series:
 def plain_name(value: object) -> str:
     """`Family^Given^^Dr` as people write it."""
     text = str(value or "").split("=")[0]
-    parts = (text.split("^") + ["", "", "", ""])[:5]
+    parts = ([*text.split("^"), "", "", "", ""])[:5]
     family, given, middle, prefix, suffix = (p.strip() for p in parts)
     return " ".join(p for p in (prefix, given, middle, family, suffix) if p)
 
@@ -179,7 +239,16 @@ class Collection:
         """Reads one header. The series and the number of the file's first picture in it, or None when there is none."""
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADER_TAGS)
-        except (InvalidDicomError, OSError, ValueError, EOFError, AttributeError, KeyError, NotImplementedError, TypeError):
+        except (
+            InvalidDicomError,
+            OSError,
+            ValueError,
+            EOFError,
+            AttributeError,
+            KeyError,
+            NotImplementedError,
+            TypeError,
+        ):
             self.other_files += 1
             return None
         if not header.get("SOPClassUID") and not header.get("Rows"):
@@ -301,7 +370,8 @@ def decode(dataset: pydicom.Dataset) -> np.ndarray:
     except Exception as reason:  # every decoder has its own errors
         if packed(syntax):
             name = getattr(syntax, "name", str(syntax))
-            raise CannotShow(f"This picture is damaged, or packed in a way this viewer cannot open ({name}).") from reason
+            sentence = f"This picture is damaged, or packed in a way this viewer cannot open ({name})."
+            raise CannotShow(sentence) from reason
         raise CannotShow("The picture in this file is damaged or not complete.") from reason
 
 
@@ -366,7 +436,7 @@ def develop(dataset: pydicom.Dataset, pixels: np.ndarray) -> Picture:
             return Picture(pixels[..., :3], True, False, 127.5, 255.0, aspect)
         values = np.asarray(apply_modality_lut(pixels, dataset), dtype=np.float32)
     except Exception as reason:
-        raise CannotShow("The colours of this picture are described in a way that this viewer does not know.") from reason
+        raise CannotShow("The colours of this picture are described in a way this viewer does not know.") from reason
     centre, width = window(dataset, values)
     return Picture(values, False, kind == "MONOCHROME1", centre, width, aspect)
 

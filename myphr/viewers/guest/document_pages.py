@@ -1,4 +1,4 @@
-"""What "Simple documents" shows, without a screen: a file becomes pages, a page becomes an image of the width asked for.
+"""What "Simple documents" shows, without a screen: a file becomes pages, a page an image of the width asked for.
 PDF by MuPDF, pictures by Pillow, text by itself, office files by LibreOffice turned into PDF first. Runs in the guest;
 knows no window system. A file that cannot be shown raises CannotShow with a sentence that helps.
 """

@@ -1,7 +1,7 @@
 #!/usr/bin/python3 -B
-"""Simple documents: letters, reports, scans, photos and office files, page by page, for a finger. Kept running before the
-claim; reads "open <path>" on its input, says "warm", "ready" or "failed <code>" on its output. What it shows is made in
-document_pages.py. Runs in the guest as the viewer user.
+"""Simple documents: letters, reports, scans, photos and office files, page by page, for a finger. Kept running before
+the claim; reads "open <path>" on its input, says "warm", "ready" or "failed <code>" on its output. What it shows is made
+in document_pages.py. Runs in the guest as the viewer user.
 """
 
 import os
@@ -13,9 +13,26 @@ from tkinter import font as tkfont
 import document_pages as documents
 from PIL import Image, ImageTk
 from touch_ui import (
-    BACK, BAR_HEIGHT, BUTTON, BUTTON_DOWN, CARD, CARD_HEIGHT, CARD_ON, LINE, LIST_WIDTH, PANEL, RESULTS, SOFT, TEXT,
-    TOP_HEIGHT, Button, KeepButton, Toast, fit, rounded,
-)  # fmt: skip
+    BACK,
+    BAR_HEIGHT,
+    BUTTON,
+    BUTTON_DOWN,
+    CARD,
+    CARD_HEIGHT,
+    CARD_ON,
+    LINE,
+    LIST_WIDTH,
+    PANEL,
+    RESULTS,
+    SOFT,
+    TEXT,
+    TOP_HEIGHT,
+    Button,
+    KeepButton,
+    Toast,
+    fit,
+    rounded,
+)
 
 ZOOMS = [0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0]
 FILES_MAX = 500
@@ -247,7 +264,12 @@ class SimpleDocuments:
         self.offset[1] = min(max(self.offset[1], -room_y), 0) if room_y else 0
         left = 16 + int(self.offset[0]) if room_x else (self.view_width - image.width) // 2
         top = 16 + int(self.offset[1]) if room_y else max(16, (self.view_height - image.height) // 2)
-        box = (max(0, -left), max(0, -top), min(image.width, self.view_width - left), min(image.height, self.view_height - top))
+        box = (
+            max(0, -left),
+            max(0, -top),
+            min(image.width, self.view_width - left),
+            min(image.height, self.view_height - top),
+        )
         self.photo = ImageTk.PhotoImage(image.crop(box))
         self.view.delete("all")
         self.view.create_image(max(left, 0), max(top, 0), anchor="nw", image=self.photo)

@@ -14,9 +14,28 @@ from tkinter import font as tkfont
 import dicom_pictures as dicom
 from PIL import Image, ImageTk
 from touch_ui import (
-    BACK, BAR_HEIGHT, BUTTON, BUTTON_DOWN, CARD, CARD_HEIGHT, CARD_ON, LINE, LIST_WIDTH, PANEL, RESULTS, SOFT, TEXT,
-    THUMBNAIL, TOP_HEIGHT, WARN, Button, KeepButton, Toast, fit, rounded,
-)  # fmt: skip
+    BACK,
+    BAR_HEIGHT,
+    BUTTON,
+    BUTTON_DOWN,
+    CARD,
+    CARD_HEIGHT,
+    CARD_ON,
+    LINE,
+    LIST_WIDTH,
+    PANEL,
+    RESULTS,
+    SOFT,
+    TEXT,
+    THUMBNAIL,
+    TOP_HEIGHT,
+    WARN,
+    Button,
+    KeepButton,
+    Toast,
+    fit,
+    rounded,
+)
 
 READ_SECONDS = 0.03  # of every turn go to reading the folder; the rest belongs to the finger
 CACHE_PICTURES = 48
@@ -166,7 +185,9 @@ class SimpleImages:
         if self.reading:
             self.window.after(1, self.read_some)
         elif self.series is None:
-            self.message("There are no pictures here that this viewer knows", "It opens DICOM files, as hospitals make them.")
+            self.message(
+                "There are no pictures here that this viewer knows", "It opens DICOM files, as hospitals make them."
+            )
             self.tell("failed nothing-to-show")
         else:
             self.window.after(200, self.make_thumbnails)
@@ -366,10 +387,14 @@ class SimpleImages:
                 centre = 16 + THUMBNAIL // 2 + 2
                 self.list.create_text(centre, y + 42, text="▦", fill=SOFT, font=self.big)
             left = 16 + THUMBNAIL + 14
-            self.list.create_text(left, y + 20, anchor="w", text=fit(series.title, self.normal, room), fill=TEXT, font=self.normal)
+            self.list.create_text(
+                left, y + 20, anchor="w", text=fit(series.title, self.normal, room), fill=TEXT, font=self.normal
+            )
             words = fit(series.description, self.small, room)
             self.list.create_text(left, y + 43, anchor="w", text=words, fill=TEXT if on else SOFT, font=self.small)
-            self.list.create_text(left, y + 65, anchor="w", text=series.words, fill=TEXT if on else SOFT, font=self.small)
+            self.list.create_text(
+                left, y + 65, anchor="w", text=series.words, fill=TEXT if on else SOFT, font=self.small
+            )
             y += CARD_HEIGHT
         if self.reading:
             self.list.create_text(LIST_WIDTH // 2, y + 16, text="reading the folder …", fill=SOFT, font=self.small)

@@ -15,7 +15,28 @@ RESULTS = "/data/results"
 
 def rounded(canvas: tk.Canvas, x0: int, y0: int, x1: int, y1: int, r: int, colour: str) -> int:
     """A rectangle with round corners."""
-    points = [x0 + r, y0, x1 - r, y0, x1, y0, x1, y0 + r, x1, y1 - r, x1, y1, x1 - r, y1, x0 + r, y1, x0, y1, x0, y1 - r]
+    points = [
+        x0 + r,
+        y0,
+        x1 - r,
+        y0,
+        x1,
+        y0,
+        x1,
+        y0 + r,
+        x1,
+        y1 - r,
+        x1,
+        y1,
+        x1 - r,
+        y1,
+        x0 + r,
+        y1,
+        x0,
+        y1,
+        x0,
+        y1 - r,
+    ]
     return canvas.create_polygon([*points, x0, y0 + r, x0, y0], smooth=True, fill=colour)
 
 
