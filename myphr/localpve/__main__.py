@@ -1,4 +1,7 @@
-"""`python -m myphr.localpve`: runs the embedded hypervisor until SIGTERM or SIGINT. Machines outlive it."""
+"""`python -m myphr.localpve`: runs the embedded hypervisor until SIGTERM or SIGINT, then ends its machines.
+
+Machines survive its crash, and its orderly end with --keep-machines; the next start finds them.
+"""
 
 import argparse
 import asyncio
@@ -32,7 +35,12 @@ def options_of(arguments: list[str] | None = None) -> tuple[Options, bool]:
     parser.add_argument("--node", default="pve")
     parser.add_argument("--no-sealing", action="store_true", help="always boot machines cold")
     parser.add_argument("--unauthorised-seconds", type=float, default=3.0, help="delay of every 401")
-    parser.add_argument("--end-machines", action="store_true", help="end all machines when localpve ends")
+    parser.add_argument(
+        "--keep-machines",
+        action="store_true",
+        help="leave machines running at an orderly end (they survive a crash anyway)",
+    )
+    parser.add_argument("--end-machines", action="store_true", help="end machines at an orderly end (the default)")
     given = parser.parse_args(arguments)
     host, _, port = given.bind.rpartition(":")
     options = Options(
@@ -41,7 +49,7 @@ def options_of(arguments: list[str] | None = None) -> tuple[Options, bool]:
         token_file=given.token_file,
         run_dir=given.run_dir, sealing=not given.no_sealing, unauthorised_seconds=given.unauthorised_seconds,
     )  # fmt: skip
-    return options, given.end_machines
+    return options, not given.keep_machines
 
 
 async def _run(options: Options, end_machines: bool) -> None:

@@ -339,6 +339,12 @@ class Sealer:
             if current is None or not (current / "seal.json").exists():
                 self._refresh_later(vmid)
 
+    async def close(self) -> None:
+        """At an orderly end: boots that were under way are ended; the next start makes them anew."""
+        for refreshing in self._refreshing.values():
+            refreshing.cancel()
+        await asyncio.gather(*self._refreshing.values(), return_exceptions=True)
+
     async def forget(self, vmid: int) -> None:
         """A template is destroyed (no linked clones are left then), or a clone, which has nothing of its own here."""
         if refreshing := self._refreshing.pop(vmid, None):

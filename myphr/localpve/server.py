@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 import ssl
 import sys
 import tempfile
@@ -221,8 +222,11 @@ class Server:
         if self._connections:
             await asyncio.wait(self._connections, timeout=2)
         await self.node.tasks.stop_all()
+        if self.node.machines.sealer:
+            await self.node.machines.sealer.close()
         if end_machines:
             await self.node.machines.stop_all()
+            await asyncio.to_thread(shutil.rmtree, self.node.machines.run_dir, True)
         self._state.close()
         os.close(self._home_lock)
 

@@ -148,3 +148,27 @@ def test_missing_qemu_is_a_task_error():
         outcome = hypervisor.task("POST", "/nodes/pve/qemu/102/status/start")
         assert outcome.startswith("start failed: ")
         assert "No such file or directory" in outcome
+
+
+# -- an orderly end -----------------------------------------------------------------------------------
+def test_orderly_end_leaves_no_machine_running():
+    with Hypervisor("--no-sealing") as hypervisor:
+        hypervisor.plain_machine(101)
+        hypervisor.start_machine(101)
+        hypervisor.process.terminate()
+        assert hypervisor.process.wait(30) == 0
+        assert hypervisor.qemu_pids() == []
+        hypervisor.start()
+        assert hypervisor.call("GET", "/nodes/pve/qemu/101/status/current")["status"] == "stopped"
+
+
+def test_orderly_end_keeps_machines_when_told_to():
+    with Hypervisor("--no-sealing", "--keep-machines") as hypervisor:
+        hypervisor.plain_machine(101)
+        hypervisor.start_machine(101)
+        pids = hypervisor.qemu_pids()
+        hypervisor.process.terminate()
+        assert hypervisor.process.wait(30) == 0
+        hypervisor.start()
+        assert hypervisor.qemu_pids() == pids
+        assert hypervisor.call("GET", "/nodes/pve/qemu/101/status/current")["pid"] == pids[0]
