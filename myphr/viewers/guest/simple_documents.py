@@ -1,7 +1,7 @@
 #!/usr/bin/python3 -B
 """Simple documents: letters, reports, scans, photos and office files, page by page, for a finger. Kept running before
-the claim; reads "open <path>" on its input, says "warm", "ready" or "failed <code>" on its output. What it shows is made
-in document_pages.py. Runs in the guest as the viewer user.
+the claim; reads "open <path>" on its input, says "warm", "ready" or "failed <code>" on its output. What it shows is
+made in document_pages.py. Runs in the guest as the viewer user.
 """
 
 import os
