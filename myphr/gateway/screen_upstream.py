@@ -15,7 +15,7 @@ from myphr.gateway.rfb import RfbError
 from myphr.gateway.screen_dial import Dialled
 from myphr.gateway.screen_frames import HEADROOM, client_frames, reframe
 
-CHUNK_BYTES = 128 * 1024  # most that one screen takes before the others have their turn
+CHUNK_BYTES = 256 * 1024  # most that one screen takes before the others have their turn
 QUEUE_BYTES_MAX = 64 * 1024  # input that the hypervisor has not taken yet; beyond it the browser is not read
 _TLS_RECORD_BYTES = 16_384
 
