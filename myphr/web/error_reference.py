@@ -29,7 +29,8 @@ def error_classes() -> list[type[PortalError]]:
             ("myphr.localpve", "myphr.migrations", "myphr.viewers.templates")
         ) and not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    found: set[type[PortalError]] = {kind for kind in (PortalError, *_below(PortalError)) if "code" in vars(kind)}
+    every: list[type[PortalError]] = [PortalError, *_below(PortalError)]
+    found = {kind for kind in every if "code" in vars(kind)}
     return sorted(found, key=lambda kind: (kind.code, kind.__module__))
 
 

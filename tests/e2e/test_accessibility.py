@@ -151,7 +151,7 @@ def test_the_way_of_a_caregiver_has_no_violation(
     page.get_by_role("button", name="Show me the screen").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("You are watching Vera Lindqvist's screen, view only")
     found += violations(page) + too_small(page)
-    page.get_by_role("button", name="Leave", exact=True).click()
+    page.get_by_role("button", name="Stop watching").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("You have left the screen")
     assert found + violations(page) + too_small(page) == []
 
