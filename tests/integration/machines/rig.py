@@ -132,13 +132,13 @@ class Room:
             return db.get(Machine, machine_id)
 
     def qemus(self) -> list[int]:
-        """Process ids of machines of this room."""
+        """Process ids of machines of this room: those with one of its files open."""
         found = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
-                if entry.name.isdecimal():
-                    command = (entry / "cmdline").read_bytes()
-                    if b"qemu-system" in command and str(self.folder).encode() in command:
+                if entry.name.isdecimal() and b"qemu-system" in (entry / "cmdline").read_bytes():
+                    files = {os.readlink(link) for link in (entry / "fd").iterdir()}
+                    if any(name.startswith(f"{self.folder}/") for name in files):
                         found.append(int(entry.name))
         return found
 

@@ -75,7 +75,7 @@ def machines_left(room: Room) -> int:
 def test_a_cold_start_shows_the_folder_on_a_real_machine_and_the_end_leaves_nothing(room, ask) -> None:
     room.worker()
     vm_session = reaches(room, ask(), "live")
-    assert machines_left(room) == 1 and vm_session.secret_for_worker is None
+    assert machines_left(room) == 1 and len(room.qemus()) == 1 and vm_session.secret_for_worker is None
     isolation = wait_for(lambda: room.vm_session(vm_session.id).isolation, "the isolation report")
     report = json.loads(isolation)
     assert report and all(entry["blocked"] for entry in report), report
