@@ -3,7 +3,9 @@
 Same machine, same run, rounds interleaved, medians: bytes per CPU second of the gateway's processes, added round trip
 of an input event, memory per open screen. Unix-socket upstream (as websockify has it; nginx speaks WebSocket to the
 same server) and WebSocket over TLS (as Proxmox has it; websockify cannot). Prints figures, ratios and which targets
-are met; asserts nothing. `python -m bench.screen [rounds]`; with `--profile` it says where the gateway's time goes.
+are met; asserts nothing. Processor time comes in ticks of 10 ms, and "added" is a difference of two noisy figures: on a
+busy machine neither says much. nginx does not verify the upstream's certificate, the gateway does.
+`python -m bench.screen [rounds]`.
 """
 
 import asyncio
