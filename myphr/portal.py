@@ -7,6 +7,8 @@ import dataclasses
 import functools
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from myphr.database import Database
 from myphr.machines.proxmox import Hypervisor
@@ -28,7 +30,8 @@ class Portal:
 
     @functools.cached_property
     def redis(self) -> redis.Redis:
-        return redis.Redis.from_url(self.settings.redis_url)
+        # One try more and no waiting: with Redis away, a page must say so at once (redis-py would retry for 4 s).
+        return redis.Redis.from_url(self.settings.redis_url, retry=Retry(NoBackoff(), 1))
 
     @functools.cached_property
     def queue(self) -> JobQueue:

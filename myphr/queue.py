@@ -4,6 +4,7 @@ RQ keeps arguments in clear and logs them, so `enqueue` accepts strings that loo
 The database row is the truth; a job lost with Redis is put back by `jobs.sweep`.
 """
 
+import logging
 import re
 
 import redis
@@ -11,6 +12,8 @@ from rq import Queue, Retry
 from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
+
+log = logging.getLogger(__name__)
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
@@ -27,12 +30,19 @@ class JobQueue:
     def enqueue(self, function: str, *ids: str, seconds_max: int = 600) -> None:
         """Run `function(*ids)` soon, once: a second call while the first waits or runs changes nothing.
 
-        `function` is a dotted path such as "jobs.machines.start_vm_session". Raises ValueError for anything
+        `function` is a dotted path such as "jobs.machines.start_vm_session". When Redis is away nothing is raised: the
+        row that asks for the work is already stored, and the sweep puts the job back. Raises ValueError for anything
         that is not an id."""
         for value in ids:
             if not _ID.fullmatch(value):
                 raise ValueError("jobs take ids only")
         job_id = ":".join((function.replace(".", "-"), *ids)).replace(":", "_")
+        try:
+            self._put(function, ids, job_id, seconds_max)
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            log.warning("%s waits for the sweep: %s", function, type(error).__name__)
+
+    def _put(self, function: str, ids: tuple[str, ...], job_id: str, seconds_max: int) -> None:
         for again in (True, False):
             try:
                 self.rq.enqueue(

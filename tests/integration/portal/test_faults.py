@@ -10,6 +10,7 @@ import time
 
 import pytest
 import requests
+from websockets.exceptions import WebSocketException
 
 from tests.person import Person, Screen
 from tests.running import RunningPortal
@@ -30,7 +31,7 @@ def eventually(condition, words: str, seconds_max: float = 120):
         try:
             if found := condition():
                 return found
-        except (requests.RequestException, AssertionError, OSError):
+        except (requests.RequestException, WebSocketException, AssertionError, OSError):
             pass  # a process is just being started again
         assert time.monotonic() < deadline, words
         time.sleep(0.2)
