@@ -43,9 +43,10 @@ demo-data: setup ## load sample studies: make demo-data EMAIL=you@example.org
 doctor: setup    ## check the installation and the hypervisor
 	@$(python) -m myphr doctor
 
-lock: setup-test ## pin requirements.txt and .ci/requirements-test.txt again
-	@$(python) -m piptools compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -o requirements.txt requirements.in
-	@$(python) -m piptools compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --allow-unsafe -c requirements.txt -o .ci/requirements-test.txt .ci/requirements-test.in
+compile := $(python) -m piptools compile -q --strip-extras --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header
+lock: setup-test ## pin .ci/requirements-test.txt and, out of the same set, requirements.txt again
+	@$(compile) --allow-unsafe -o .ci/requirements-test.txt .ci/requirements.in .ci/requirements-test.in
+	@$(compile) -c .ci/requirements-test.txt -o requirements.txt .ci/requirements.in
 
 clean:           ## remove the environment and build results; never the data in var/
 	rm -rf .venv build .mypy_cache .ruff_cache
