@@ -59,12 +59,20 @@ def _median(runs: list[dict[str, float]], key: str) -> float:
 def main() -> None:
     if not shutil.which("wrk"):
         raise RuntimeError("wrk is not installed (make setup-test)")
-    with tempfile.TemporaryDirectory(prefix="myphr-bench-") as folder, RunningPortal(Path(folder), templates=()) as portal:
+    with (
+        tempfile.TemporaryDirectory(prefix="myphr-bench-") as folder,
+        RunningPortal(Path(folder), templates=()) as portal,
+    ):
         person = Person(portal.url)
         person.register("bench@example.org", "Bench Person")
         portal.command("demo-data", "bench@example.org")
         cookie = "; ".join(f"{c.name}={c.value}" for c in person.http.cookies)
-        pages = {"My record": "/record", "a study": person.studies()[0], "Who looked": "/who-looked", "account": "/account"}
+        pages = {
+            "My record": "/record",
+            "a study": person.studies()[0],
+            "Who looked": "/who-looked",
+            "account": "/account",
+        }
         size = len(person.http.get(portal.url + "/record").content)
         port = free_port()
         (Path(folder) / "peer.py").write_text(PEER.format(size=size))
@@ -89,7 +97,9 @@ def main() -> None:
     print(f"{'bare Flask':14} {p50:8.1f} {p99:8.1f} {_median(floor, 'rate'):8.0f} {1:10.1f} {1:10.1f}")
     for name, runs in ours.items():
         mine50, mine99 = _median(runs, "p50"), _median(runs, "p99")
-        print(f"{name:14} {mine50:8.1f} {mine99:8.1f} {_median(runs, 'rate'):8.0f} {mine50 / p50:10.1f} {mine99 / p99:10.1f}")
+        print(
+            f"{name:14} {mine50:8.1f} {mine99:8.1f} {_median(runs, 'rate'):8.0f} {mine50 / p50:10.1f} {mine99 / p99:10.1f}"
+        )
         if any(run["bad"] for run in runs):
             print(f"  {name}: {sum(run['bad'] for run in runs):.0f} answers were errors")
 

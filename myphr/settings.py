@@ -32,7 +32,7 @@ class Settings:
     operator_email: str = ""
 
     proxmox_url: str = ""  # empty: the embedded localpve, started by us
-    proxmox_token_id: str = "portal@pve!web"
+    proxmox_token_id: str = "portal@pve!web"  # noqa: S105 - a name, not a secret
     proxmox_token_secret_file: str = ""  # default <home>/keys/proxmox-token
     # Publishing templates needs more rights than serving patients: a token of its own, or "" for the portal's.
     proxmox_publish_token_id: str = ""

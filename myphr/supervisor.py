@@ -93,8 +93,16 @@ def redis_command(settings: Settings, socket: Path) -> list[str]:
     data = settings.home / "redis"
     data.mkdir(mode=0o700, exist_ok=True)
     options = {
-        "port": "0", "unixsocket": str(socket), "unixsocketperm": "700", "dir": str(data), "appendonly": "yes",
-        "appendfsync": "everysec", "save": "", "daemonize": "no", "maxmemory-policy": "noeviction", "loglevel": "warning",
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "dir": str(data),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "daemonize": "no",
+        "maxmemory-policy": "noeviction",
+        "loglevel": "warning",
     }
     return [binary, *(part for key, value in options.items() for part in (f"--{key}", value))]
 
@@ -102,7 +110,8 @@ def redis_command(settings: Settings, socket: Path) -> list[str]:
 def localpve_command(settings: Settings) -> list[str]:
     listen = settings.files_listen
     return [
-        sys.executable, "-m", "myphr.localpve", "--home", str(settings.home / "localpve"), "--bind", settings.localpve_bind,
+        sys.executable, "-m", "myphr.localpve", "--home", str(settings.home / "localpve"),
+        "--bind", settings.localpve_bind,
         "--accelerator", settings.localpve_accelerator, "--token-file", settings.proxmox_token_secret_file,
         "--forward", f"{settings.proxmox_bridge}={settings.guest_files_address}={listen}",
         *([] if settings.localpve_sealing else ["--no-sealing"]),
@@ -131,7 +140,9 @@ class Supervisor:
         self._lock_file: TextIO | None = None
 
     async def start(self, wanted: Sequence[Service]) -> None:
-        """Start these services in order, each ready before the next. Raises ConfigurationError if one does not come up."""
+        """Start these services in order, each ready before the next.
+
+        Raises ConfigurationError if one does not come up."""
         if self._lock_file is None:
             self._lock()
         for service in wanted:
@@ -220,7 +231,8 @@ async def run(settings: Settings, *, before_web: Callable[[], None] | None = Non
             await asyncio.to_thread(before_web)
         await supervisor.start([s for s in supervisor.services if s not in base])
         if not supervisor.stop_asked.is_set():
-            report(f"\n  MyPHRMachines is ready:  {settings.public_url}\n  Stop it with Ctrl+C. Logs are in {settings.home}/log.\n")
+            report(f"\n  MyPHRMachines is ready:  {settings.public_url}")
+            report(f"  Stop it with Ctrl+C. Logs are in {settings.home}/log.\n")
         await supervisor.stop_asked.wait()
         report("stopping ...")
     finally:

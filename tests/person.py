@@ -44,7 +44,11 @@ class Person:
         page = self.get(page_path)
         form = next((f for f in page.find_all("form") if urlsplit(f.get("action") or page_path).path == action), None)
         assert form is not None, f"no form {action} on {page_path}"
-        values = {i["name"]: i.get("value", "") for i in form.find_all("input", attrs={"name": True}) if i.get("type") == "hidden"}
+        values = {
+            i["name"]: i.get("value", "")
+            for i in form.find_all("input", attrs={"name": True})
+            if i.get("type") == "hidden"
+        }
         return self.http.post(self._address(action), data=values | fields, timeout=60)
 
     def _address(self, path: str) -> str:
@@ -120,7 +124,10 @@ class Person:
         answer.raise_for_status()
         offer = answer.json()
         with connect(
-            offer["url"], origin=self.url, subprotocols=["myphr.screen.1", f"ticket.{offer['ticket']}"], max_size=None  # type: ignore[arg-type,list-item]
+            offer["url"],
+            origin=self.url,
+            subprotocols=["myphr.screen.1", f"ticket.{offer['ticket']}"],
+            max_size=None,  # type: ignore[arg-type,list-item]
         ) as socket:
             yield socket
 
@@ -165,7 +172,9 @@ class Screen:
             assert kind == 0, f"server message {kind}"
             for _ in range(int.from_bytes(self._take(3)[1:], "big")):
                 rect = self._take(12)
-                x, y, w, h, encoding = (int.from_bytes(rect[a:b], "big") for a, b in ((0, 2), (2, 4), (4, 6), (6, 8), (8, 12)))
+                x, y, w, h, encoding = (
+                    int.from_bytes(rect[a:b], "big") for a, b in ((0, 2), (2, 4), (4, 6), (6, 8), (8, 12))
+                )
                 assert encoding == 0
                 pixels = self._take(w * h * 4)
                 for row in range(h):

@@ -31,7 +31,9 @@ def free_port() -> int:
 def built_template(name: str) -> None:
     """Build one template into build/templates unless an up-to-date one is there."""
     TEMPLATES.mkdir(parents=True, exist_ok=True)
-    subprocess.run([sys.executable, "-m", "myphr", "template", "build", name, "--out", str(TEMPLATES)], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "myphr", "template", "build", name, "--out", str(TEMPLATES)], cwd=ROOT, check=True
+    )
 
 
 class RunningPortal:
@@ -75,7 +77,8 @@ class RunningPortal:
         """Start all processes and wait until the portal says that it is healthy."""
         console = open(self.home.parent / "console.log", "ab")  # noqa: SIM115 - the child keeps it
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "myphr", "up"], cwd=ROOT, env=self.environ, stdout=console, stderr=console,
+            ["setpriv", "--pdeathsig", "INT", sys.executable, "-m", "myphr", "up"],
+            cwd=ROOT, env=self.environ, stdout=console, stderr=console,
             start_new_session=True,
         )  # fmt: skip
         console.close()
@@ -105,7 +108,12 @@ class RunningPortal:
     def command(self, *words: str, check: bool = True) -> str:
         """Run `myphr WORDS` on this portal's home and return what it printed."""
         done = subprocess.run(
-            [sys.executable, "-m", "myphr", *words], cwd=ROOT, env=self.environ, text=True, capture_output=True, timeout=300
+            [sys.executable, "-m", "myphr", *words],
+            cwd=ROOT,
+            env=self.environ,
+            text=True,
+            capture_output=True,
+            timeout=300,
         )
         if check and done.returncode:
             raise RuntimeError(f"myphr {' '.join(words)} ended with {done.returncode}: {done.stdout}{done.stderr}")

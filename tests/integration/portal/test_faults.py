@@ -39,9 +39,10 @@ def eventually(condition, words: str, seconds_max: float = 120):
 
 def machines_of_sessions(running: RunningPortal) -> list[str]:
     """Ids of machines that are claimed or on their way out, from the portal's own command."""
+    from sqlmodel import select
+
     from myphr.database import Database
     from myphr.machines.models import Machine, VmSession
-    from sqlmodel import select
 
     database = Database(f"sqlite:///{running.home}/db/myphr.sqlite")
     try:
@@ -54,7 +55,9 @@ def machines_of_sessions(running: RunningPortal) -> list[str]:
 
 def goes_on(running: RunningPortal, ada: Person, machine: str) -> None:
     """The VM session reaches a state that makes sense, ends when asked, and leaves nothing behind."""
-    phase = eventually(lambda: (p := ada.phase(machine)) in ("live", "ended", "failed") and p, "the start never came to an end")
+    phase = eventually(
+        lambda: (p := ada.phase(machine)) in ("live", "ended", "failed") and p, "the start never came to an end"
+    )
     if phase == "live":
         eventually(lambda: ada.end(machine) or True, "End was never accepted")
     phase = eventually(lambda: (p := ada.phase(machine)) in ("ended", "failed") and p, "the session never ended")

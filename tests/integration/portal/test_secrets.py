@@ -28,7 +28,12 @@ NAME_MARKER = "secret-diagnosis-9b1c.txt"
 
 def spellings(secret: bytes) -> list[bytes]:
     """How a secret could stand somewhere: raw, hex, base64 (both alphabets), UTF-16."""
-    found = [secret, secret.hex().encode(), base64.b64encode(secret).rstrip(b"="), base64.urlsafe_b64encode(secret).rstrip(b"=")]
+    found = [
+        secret,
+        secret.hex().encode(),
+        base64.b64encode(secret).rstrip(b"="),
+        base64.urlsafe_b64encode(secret).rstrip(b"="),
+    ]
     if secret.isascii():
         found.append(secret.decode().encode("utf-16-le"))
     return found
@@ -54,7 +59,9 @@ def after_a_session(running: RunningPortal, ada: Person) -> dict[str, list[bytes
     document = next(path for path in ada.documents() if NAME_MARKER in ada.get(path).get_text())
     machine = ada.open(document)
     assert ada.wait_for(machine, "live", "failed") == "live"
-    shared = ada.submit(machine, f"{machine}/share", email="carl@example.org", access="view", seconds="3600", passcode="on")
+    shared = ada.submit(
+        machine, f"{machine}/share", email="carl@example.org", access="view", seconds="3600", passcode="on"
+    )
     assert shared.ok
     shown = BeautifulSoup(shared.text, "html.parser").find(id="passcode-to-tell")
     assert shown, "the page shows no passcode"
@@ -77,7 +84,7 @@ def after_a_session(running: RunningPortal, ada: Person) -> dict[str, list[bytes
 
     settings = load({k: v for k, v in running.environ.items() if k.startswith("MYPHR_")})
     portal = Portal(settings)
-    login_session, cookie = accounts.sign_in(portal, "ada@example.org", PASSWORD, "test")
+    _, cookie = accounts.sign_in(portal, "ada@example.org", PASSWORD, "test")
     ring = accounts.resolve(portal.database, cookie).ring()  # type: ignore[union-attr]
     from sqlmodel import select
 
@@ -87,8 +94,10 @@ def after_a_session(running: RunningPortal, ada: Person) -> dict[str, list[bytes
         keys = [ring.open_dek(item) for item in db.exec(select(Item))]
     portal.database.dispose()
     needles = {
-        "plaintext": spellings(MARKER), "file name": spellings(NAME_MARKER.encode()), "password": spellings(PASSWORD.encode()),
-        "recovery code": spellings(ada.recovery_code.encode()), "link secret": [secret.encode(), base64.urlsafe_b64decode(secret + "=")],
+        "plaintext": spellings(MARKER), "file name": spellings(NAME_MARKER.encode()),
+        "password": spellings(PASSWORD.encode()),
+        "recovery code": spellings(ada.recovery_code.encode()),
+        "link secret": [secret.encode(), base64.urlsafe_b64decode(secret + "=")],
         "patient's private key": spellings(ring.private_key),
         "item keys": [spelling for key in keys for spelling in spellings(key)],
     }  # fmt: skip
@@ -113,7 +122,9 @@ def test_the_search_finds_what_is_there(running: RunningPortal, after_a_session:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_process_list_or_environment_holds_it(running: RunningPortal, after_a_session: dict[str, list[bytes]], kind: str):
+def test_no_process_list_or_environment_holds_it(
+    running: RunningPortal, after_a_session: dict[str, list[bytes]], kind: str
+):
     processes = running.processes(".")
     assert processes
     for process in processes:
