@@ -18,11 +18,11 @@ from myphr.gateway import files_tree, ninep
 from myphr.gateway.files_tree import Directory, MemoryBudget, Reading, Source
 from myphr.gateway.results import Results, ResultsLimits
 from myphr.gateway.results_spool import SpoolDamaged, sync_directory
+from myphr.machines.left_over import OWNER_KEY, has_spool
 
 log = logging.getLogger("myphr.files")
 
 _SESSION_KEY = "key.session"
-_OWNER_KEY = "key.owner"
 _ROOT_SPACE = ninep.Space(0, 0, 0, 0)
 
 
@@ -87,7 +87,7 @@ def _spool_key(directory: Path, secret: bytes, vm_session_id: str, owner_public_
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = os.urandom(32)
     sealed = envelope.seal_to(owner_public_key, key, context=envelope.context_for("results-owner", vm_session_id))
-    _write(directory / _OWNER_KEY, sealed)
+    _write(directory / OWNER_KEY, sealed)
     _write(stored, envelope.wrap(wrapping, key, context=context))
     sync_directory(directory)
     return key
@@ -112,20 +112,6 @@ def open_left_over(spool: Path, vm_session_id: str, key: bytes) -> Results:
     results = Results(directory, key, vm_session_id, limits=ResultsLimits(0), clock_ns=time.time_ns)
     results.freeze()
     return results
-
-
-def owner_opens(spool: Path, vm_session_id: str, private_key: bytes) -> bytes:
-    """The spool key, as the owner's private key opens it. Raises EnvelopeError when it is another's."""
-    sealed = (spool / vm_session_id / _OWNER_KEY).read_bytes()
-    return envelope.open_with(private_key, sealed, context=envelope.context_for("results-owner", vm_session_id))
-
-
-def has_spool(spool: Path, vm_session_id: str) -> bool:
-    """Whether results of this session wait on disk."""
-    try:
-        return (spool / vm_session_id / "journal").stat().st_size > 0
-    except FileNotFoundError:
-        return False
 
 
 def remove_spool(spool: Path, vm_session_id: str) -> None:

@@ -23,6 +23,7 @@ from myphr.gateway.files_folder import Folder
 from myphr.gateway.files_tree import MemoryBudget
 from myphr.gateway.results import Results
 from myphr.gateway.results_spool import SpoolDamaged
+from myphr.machines import left_over
 
 log = logging.getLogger("myphr.files")
 
@@ -305,6 +306,7 @@ class Hub:
         try:
             results = files_folder.open_left_over(self._access.spool, vm_session_id, key)
         except FileNotFoundError:
+            files_folder.remove_spool(self._access.spool, vm_session_id)  # opened once, and nothing was ever written
             return {"error": "no-spool"}
         except (EnvelopeError, ValueError):
             return {"error": "key-refused"}
@@ -346,7 +348,7 @@ class Hub:
         for vm_session_id in ending:
             if vm_session_id in self._shown or vm_session_id in self._signalled:
                 continue
-            left = await self._in_thread(files_folder.has_spool, self._access.spool, vm_session_id)
+            left = await self._in_thread(left_over.has_spool, self._access.spool, vm_session_id)
             try:
                 await self._in_thread(self._set_signal, vm_session_id, LEFT_OVER if left else DRAINED)
             except redis.RedisError as error:

@@ -25,14 +25,13 @@ from myphr.errors import ConfigurationError
 from myphr.gateway.files import Connection
 from myphr.gateway.files_access import Access
 from myphr.gateway.files_hub import Hub
-from myphr.machines import addresses
+from myphr.machines import addresses, left_over
 from myphr.portal import Portal
 from myphr.settings import Settings, load
 
 log = logging.getLogger("myphr.files")
 
 VM_GROUP = "myphr-vm"  # the unprivileged users that QEMU runs as
-LEFT_OVER_SOCKET = "left-over.sock"
 CHANNELS = ("myphr:machines", "myphr:revoked")
 _PR_SET_DUMPABLE = 4
 
@@ -179,7 +178,7 @@ async def open_left_over_door(settings: Settings, hub: Hub) -> asyncio.Server:
             pass  # it was saved all the same
         writer.close()
 
-    path = settings.run_dir / LEFT_OVER_SOCKET
+    path = settings.run_dir / left_over.DOOR
     path.unlink(missing_ok=True)
     before = os.umask(0o177)
     try:
@@ -215,11 +214,11 @@ async def serve(portal: Portal, stopped: asyncio.Event) -> None:
         asyncio.create_task(hub.run()),
         asyncio.create_task(listen_to_news(portal.settings.redis_url, hub)),
     ]
-    left_over = await open_left_over_door(portal.settings, hub)
+    left_over_door = await open_left_over_door(portal.settings, hub)
     try:
         await stopped.wait()
     finally:
-        left_over.close()
+        left_over_door.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -9,6 +9,7 @@ from typing import Any
 from flask import Flask, Response, current_app, g, request, session
 from flask_login import LoginManager, UserMixin, current_user, login_user, logout_user
 
+from myphr.machines import left_over
 from myphr.people import accounts
 from myphr.people.accounts import Login
 from myphr.people.models import LoginSession
@@ -65,6 +66,7 @@ def start(login_session: LoginSession, cookie_value: str) -> None:
     assert login is not None and login.login_session.id == login_session.id
     login_user(SignedIn(login))
     session.pop("_id", None)  # a hash of address and browser: we compare neither
+    left_over.bring_in(portal(), login.account.id, login.ring())
 
 
 def stop() -> None:

@@ -14,7 +14,7 @@ from sqlmodel import col, select
 
 from myphr.database import now
 from myphr.errors import FormRefused, PortalError, SessionOver
-from myphr.machines import vm_sessions
+from myphr.machines import left_over, vm_sessions
 from myphr.machines.vm_sessions import Isolation, VmSessionView
 from myphr.records import items as records
 from myphr.records import summaries
@@ -148,6 +148,14 @@ def _results(view: VmSessionView) -> list[ItemView]:
     return [records.item_view(portal().database, login.ring(), login.account.id, item_id) for item_id in ids]
 
 
+def _left_over(view: VmSessionView) -> bool:
+    """Whether results of this session still wait: then they are asked for now, while their owner is here."""
+    if not left_over.has_spool(left_over.spool_of(portal()), view.id):
+        return False
+    left_over.bring_in(portal(), this_login().account.id, this_login().ring())
+    return True
+
+
 def _again(view: VmSessionView) -> str | None:
     """Where to ask for the same once more. Single files are asked for one at a time, so only one is remembered."""
     return url_for("study.open_study", study_id=view.study_id) if view.study_id else None
@@ -165,6 +173,7 @@ def _context(view: VmSessionView) -> dict[str, Any]:
         context["seen"] = _seen_of(view)
     else:
         context |= {"results": _results(view) if phase == "ended" else [], "again": _again(view)}
+        context["left_over"] = phase == "ended" and _left_over(view)
     return context
 
 

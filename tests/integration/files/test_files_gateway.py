@@ -1,12 +1,9 @@
 """The files gateway as a real process over a real record: its own folder for each machine, and nothing else."""
 
-import base64
 import dataclasses
 import errno
 import hashlib
-import json
 import random
-import socket
 import struct
 import threading
 import time
@@ -17,8 +14,8 @@ import pytest
 from sqlmodel import select
 
 from myphr.audit.models import AuditEvent
-from myphr.gateway import files_folder
 from myphr.gateway import ninep_wire as wire
+from myphr.machines import left_over
 from myphr.machines.addresses import guest_address
 from myphr.machines.models import Machine, VmSession
 from myphr.portal import Portal
@@ -68,12 +65,7 @@ def results_in_record(portal: Portal, person: SignedIn) -> dict[str, bytes]:
 
 
 def ask_left_over(portal: Portal, claimed: Claim, key: bytes) -> dict[str, object]:
-    with socket.socket(socket.AF_UNIX) as door:
-        door.settimeout(20)
-        door.connect(str(portal.settings.run_dir / "left-over.sock"))
-        asked = {"vm_session": claimed.vm_session_id, "key": base64.b64encode(key).decode()}
-        door.sendall(json.dumps(asked).encode() + b"\n")
-        return json.loads(door.makefile().readline())
+    return left_over.ask(portal.settings.run_dir / left_over.DOOR, claimed.vm_session_id, key)
 
 
 def test_a_machine_reads_its_own_items_byte_for_byte(gateway: Gateway, portal: Portal, patient: SignedIn) -> None:
@@ -271,7 +263,7 @@ def test_results_whose_machine_was_gone_before_the_gateway_was_back_are_left_ove
         key = f"myphr:results:{mine.vm_session_id}"
         assert wait_for(lambda: portal.redis.get(key)) == b"left-over"
         spool = portal.settings.spool_dir / "results"
-        opened = files_folder.owner_opens(spool, mine.vm_session_id, patient.login.ring().private_key)
+        opened = left_over.owner_opens(spool, mine.vm_session_id, patient.login.ring())
         assert ask_left_over(portal, mine, bytes(32)) == {"error": "spool-damaged"}
         assert ask_left_over(portal, mine, opened) == {"items": 1}
         assert results_in_record(portal, patient) == {"results/a": b"left"}
@@ -286,9 +278,7 @@ def test_what_a_running_session_writes_is_not_left_over(gateway: Gateway, portal
     mine = up(claim(portal, patient, {"scan.bin": SCAN}))
     with mine.mount() as guest:
         guest.write("results/a", b"running")
-        key = files_folder.owner_opens(
-            portal.settings.spool_dir / "results", mine.vm_session_id, patient.login.ring().private_key
-        )
+        key = left_over.owner_opens(portal.settings.spool_dir / "results", mine.vm_session_id, patient.login.ring())
         assert ask_left_over(portal, mine, key) == {"error": "not-over"}
         assert guest.read("results/a") == b"running"
 

@@ -16,6 +16,8 @@ from myphr.gateway import ninep_wire as wire
 from myphr.gateway.files_tree import MemoryBudget
 from myphr.gateway.results import Results, ResultsLimits
 from myphr.gateway.results_spool import BLOCK_BYTES, SpoolDamaged
+from myphr.machines import left_over
+from myphr.people.keyring import KeyRing
 from tests.unit.gateway.test_ninep import InMemory, Talk, names_in
 
 KEY = bytes(range(32))
@@ -478,10 +480,10 @@ def test_the_owner_opens_what_was_left_over_and_nobody_else(tmp_path: Path) -> N
     handle.write(0, b"left over")
     handle.close()
     with pytest.raises(EnvelopeError):
-        files_folder.owner_opens(tmp_path, VM_SESSION, envelope.new_key_pair().private)
+        left_over.owner_opens(tmp_path, VM_SESSION, KeyRing(envelope.new_key_pair()))
     with pytest.raises(SpoolDamaged):
         files_folder.open_left_over(tmp_path, VM_SESSION, bytes(32))
-    key = files_folder.owner_opens(tmp_path, VM_SESSION, pair.private)
+    key = left_over.owner_opens(tmp_path, VM_SESSION, KeyRing(pair))
     found = files_folder.open_left_over(tmp_path, VM_SESSION, key)
     record = Record()
     [file] = found.due(None)
