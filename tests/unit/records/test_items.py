@@ -1,5 +1,6 @@
 """Items: byte-exact, grouped into studies in plain words, told as duplicates, and gone for good when erased."""
 
+import datetime as dt
 import hashlib
 import random
 import threading
@@ -7,7 +8,7 @@ import threading
 import pytest
 from sqlmodel import select
 
-from myphr.audit.trail import Actor
+from myphr.audit.trail import SYSTEM, Actor
 from myphr.crypto import container
 from myphr.errors import ContainerError, EnvelopeError, NotFound
 from myphr.ingest import identify
@@ -142,6 +143,33 @@ def test_images_of_one_study_stand_together_in_plain_words(portal, patient):
     page = items.study_page(portal.database, patient.login.ring(), patient.account.id, mr.id)
     order = [(one.headers["series_number"], one.headers["instance_number"]) for one in page.items]
     assert order == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
+
+
+def study_page(portal, signed_in, study_id):
+    return items.study_page(portal.database, signed_in.login.ring(), signed_in.account.id, study_id)
+
+
+def test_the_page_of_a_study_counts_every_image_that_is_there_at_once(portal, patient, monkeypatch):
+    """While slices pour in, the record's list may lag behind; the study's own page never."""
+    monkeypatch.setattr(views, "_SETTLE", dt.timedelta(hours=1))
+    study_id = put(portal, patient, image()).study_id
+    for number in (2, 3):
+        put(portal, patient, image(number=number))
+        put(portal, patient, image(series=2, number=number))
+    page = study_page(portal, patient, study_id)
+    assert [series.count for series in page.study.series] == [3, 2]
+    assert page.study.modalities == {"MR": 5} and page.study.items_count == len(page.items) == 5
+    [listed] = record(portal, patient).studies
+    assert [series.count for series in listed.series] == [3, 2], "what the page summed up is kept"
+
+
+def test_an_image_exchanged_for_another_does_not_leave_the_old_series_on_the_page(portal, patient):
+    """The number of images is the same as before: that alone does not make the stored summary true."""
+    kept, gone = put(portal, patient, image()), put(portal, patient, image(series=2))
+    assert [series.number for series in study_page(portal, patient, kept.study_id).study.series] == [1, 2]
+    items.remove_item(portal.database, patient.account.id, gone.id, SYSTEM)
+    put(portal, patient, image(series=3))
+    assert [series.number for series in study_page(portal, patient, kept.study_id).study.series] == [1, 3]
 
 
 def test_the_same_study_of_two_people_is_two_studies_that_do_not_match(portal, patient, stranger):
