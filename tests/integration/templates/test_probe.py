@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from folder_server import FolderServer
-from machine import GuestMachine
+from tests.integration.templates.folder_server import FolderServer
+from tests.integration.templates.machine import GuestMachine
 from PIL import Image
 
 from myphr.viewers import builder, probe_picture
