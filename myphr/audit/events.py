@@ -27,11 +27,13 @@ class Kind(enum.Enum):
 @dataclasses.dataclass(frozen=True)
 class Event:
     """One declared event. In `sentence`, {who} stands for "You", an e-mail address or "The portal"; {items:file}
-    prints a count with its noun."""
+    prints a count with its noun. `together` is said instead for a run of them, with {times:file}; an event without it
+    always has a line of its own."""
 
     name: str
     sentence: str
     fields: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
+    together: str | None = None
 
     def check(self, details: Mapping[str, object]) -> None:
         """Raises ValueError for a missing, extra or unfit field."""
@@ -67,23 +69,26 @@ _DECLARED = (
     Event("account-closed", "{who} closed this account."),
     Event("signed-in", "{who} signed in.", _LOGIN),
     Event("signed-out", "{who} signed out.", _LOGIN),
-    Event("sign-in-failed", "Somebody tried to sign in to this account and did not get in."),
+    Event("sign-in-failed", "Somebody tried to sign in to this account and did not get in.",
+          together="Somebody tried {times:time} to sign in to this account and did not get in."),
     Event("login-session-revoked", "{who} signed out another browser.", _LOGIN),
     Event("password-changed", "{who} changed the password; {login_sessions_ended:other browser} signed out.",
           {"login_sessions_ended": Kind.COUNT}),
     Event("recovered", "{who} set a new password with the recovery code; {login_sessions_ended:browser} signed out.",
           {"login_sessions_ended": Kind.COUNT}),
-    Event("recovery-failed", "Somebody tried a recovery code on this account and did not get in."),
+    Event("recovery-failed", "Somebody tried a recovery code on this account and did not get in.",
+          together="Somebody tried recovery codes on this account {times:time} and did not get in."),
     Event("recovery-code-renewed", "{who} made a new recovery code; the old one no longer works."),
     # record
-    Event("item-uploaded", "{who} added a file.", {"item": Kind.ID, "bytes": Kind.COUNT}),
+    Event("item-uploaded", "{who} added a file.", {"item": Kind.ID, "bytes": Kind.COUNT},
+          "{who} added {times:file}."),
     Event("items-uploaded", "{who} added {items:file}.", {"items": Kind.COUNT, "bytes": Kind.COUNT}),
     Event("archive-unpacked", "An archive was unpacked: {items:new file}, {duplicates:file} already there.",
           {"archive_task": Kind.ID, "item": Kind.ID, "items": Kind.COUNT, "duplicates": Kind.COUNT}),
     Event("archive-refused", "An archive was kept as it is and not unpacked.",
           {"archive_task": Kind.ID, "item": Kind.ID, "reason": Kind.CODE}),
-    Event("item-downloaded", "{who} downloaded a file.", {"item": Kind.ID}),
-    Event("item-deleted", "{who} deleted a file.", {"item": Kind.ID}),
+    Event("item-downloaded", "{who} downloaded a file.", {"item": Kind.ID}, "{who} downloaded {times:file}."),
+    Event("item-deleted", "{who} deleted a file.", {"item": Kind.ID}, "{who} deleted {times:file}."),
     Event("study-downloaded", "{who} downloaded a study of {items:file}.", {"study": Kind.ID, "items": Kind.COUNT}),
     Event("study-deleted", "{who} deleted a study of {items:file}.", {"study": Kind.ID, "items": Kind.COUNT}),
     # machines
@@ -101,9 +106,6 @@ _DECLARED = (
     Event("folder-refused", "A machine asked for files that are not its own to see, and got none.",
           {"machine": Kind.ID, "reason": Kind.CODE}),
     Event("item-damaged", "A file was found damaged in storage and was not shown.", {**_VM, "item": Kind.ID}),
-    Event("folder-refused", "A machine asked for a folder with a wrong secret and got nothing.",
-          {"machine": Kind.ID, "reason": Kind.CODE}),
-    Event("item-damaged", "A file was found damaged in storage.", {"item": Kind.ID, "vm_session": Kind.ID}),
     # sharing
     Event("share-created", "{who} shared the screen.", {**_SHARE, "access": Kind.CODE, "passcode": Kind.FLAG,
                                                         "seconds": Kind.COUNT}),
@@ -141,5 +143,15 @@ def sentence(name: str, details: Mapping[str, object], who: str) -> str:
     if event is None:
         return f"{who}: {name.replace('-', ' ')}."
     counted = {key: _Count(value) if type(value) is int else value for key, value in details.items()}
-    text = event.sentence.format(who=who, **counted)
+    return _capital(event.sentence.format(who=who, **counted))
+
+
+def sentence_of_run(name: str, times: int, who: str) -> str:
+    """The plain sentence of several events of a kind that has `together`."""
+    together = EVENTS[name].together
+    assert together is not None
+    return _capital(together.format(who=who, times=_Count(times)))
+
+
+def _capital(text: str) -> str:
     return text[0].upper() + text[1:] if text.startswith(("a ", "the ")) else text

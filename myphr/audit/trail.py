@@ -9,7 +9,7 @@ import datetime as dt
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import SessionTransaction
 from sqlmodel import Session, col, select
 
-from myphr.audit.events import EVENTS
+from myphr.audit.events import EVENTS, sentence_of_run
 from myphr.audit.events import sentence as event_sentence
 from myphr.audit.models import AuditEvent
 from myphr.database import Database, now
@@ -27,6 +27,8 @@ from myphr.errors import AuditBroken
 ActorKind = Literal["patient", "caregiver", "machine", "system", "operator"]
 ACTOR_KINDS = ("patient", "caregiver", "machine", "system", "operator")
 FIRST_PREVIOUS_HASH = "0" * 64
+READ_MAX = 500  # rows read at a time
+RUN_GAP = dt.timedelta(minutes=10)  # a slow line sends a big file in less
 _WAITING = "myphr.audit.waiting"
 _POSTGRESQL_LOCK = 0x6D79706872_61  # "myphra": one writer of the chain at a time, in all processes
 
@@ -175,12 +177,12 @@ def anchor(database: Database, path: Path) -> Head:
 
 def for_account(database: Database, account_id: str, limit: int = 50,
                 before: int | None = None) -> Sequence[AuditEvent]:
-    """Events of one record, newest first; `before` a number, for the next page. `limit` is at most 500."""
+    """Events of one record, newest first; `before` a number, for the next page. `limit` is at most `READ_MAX`."""
     query = select(AuditEvent).where(AuditEvent.account_id == account_id)
     if before is not None:
         query = query.where(AuditEvent.number < before)
     with database.read() as db:
-        return db.exec(query.order_by(col(AuditEvent.number).desc()).limit(max(1, min(limit, 500)))).all()
+        return db.exec(query.order_by(col(AuditEvent.number).desc()).limit(max(1, min(limit, READ_MAX)))).all()
 
 
 _WHO = {
@@ -189,7 +191,52 @@ _WHO = {
 }  # fmt: skip
 
 
-def sentence(row: AuditEvent, who: str | None = None) -> str:
-    """The plain sentence of one row for the owner's page. `who` replaces the default word for the actor, for
-    example by the e-mail address of the share whose id the row holds."""
-    return event_sentence(row.event, json.loads(row.details), who or _WHO.get(row.actor_kind, "Somebody"))
+@dataclasses.dataclass
+class Run:
+    """Events of one kind by one actor, close together: one line for the owner. `newest` is the first that was read
+    (pages go back in time); `first_number` and `first_at` are of the oldest."""
+
+    newest: AuditEvent
+    first_number: int
+    first_at: dt.datetime
+    times: int = 1
+
+
+def runs(events: Iterable[AuditEvent]) -> Iterator[Run]:
+    """Gathers events, newest first, into runs: neighbours of a kind that may be told together, by the same actor, at
+    most `RUN_GAP` apart. A CD sent as 2,000 single files is one line; nothing is left out."""
+    run: Run | None = None
+    for event in events:
+        declared = EVENTS.get(event.event)
+        if (
+            run is not None and declared is not None and declared.together
+            and (event.event, event.actor_kind, event.actor_id)
+            == (run.newest.event, run.newest.actor_kind, run.newest.actor_id)
+            and run.first_at - event.at <= RUN_GAP
+        ):  # fmt: skip
+            run.first_number, run.first_at, run.times = event.number, event.at, run.times + 1
+            continue
+        if run is not None:
+            yield run
+        run = Run(event, event.number, event.at)
+    if run is not None:
+        yield run
+
+
+def newest_first(database: Database, account_id: str, before: int | None, most: int) -> Iterator[AuditEvent]:
+    """Up to `most` events of one record, read as far as they are asked for; `before` a number."""
+    while most > 0:
+        events = for_account(database, account_id, limit=min(most, READ_MAX), before=before)
+        yield from events
+        if len(events) < min(most, READ_MAX):
+            return
+        most, before = most - len(events), events[-1].number
+
+
+def sentence(row: AuditEvent, who: str | None = None, times: int = 1) -> str:
+    """The plain sentence of one row for the owner's page, or of a run of `times`. `who` replaces the default word for
+    the actor, for example by the e-mail address of the share whose id the row holds."""
+    named = who or _WHO.get(row.actor_kind, "Somebody")
+    if times > 1:
+        return sentence_of_run(row.event, times, named)
+    return event_sentence(row.event, json.loads(row.details), named)

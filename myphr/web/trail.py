@@ -12,6 +12,7 @@ from sqlmodel import col, select
 from myphr.audit import trail as audit_trail
 from myphr.audit.events import COUNT_MAX
 from myphr.audit.models import AuditEvent
+from myphr.audit.trail import Run
 from myphr.sharing.models import Share
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, policy
@@ -21,6 +22,7 @@ from myphr.web.zones import local
 blueprint = Blueprint("trail", __name__)
 
 LINES_PER_PAGE = 200
+EVENTS_PER_PAGE = 20_000  # a line may stand for thousands: what one page reads at most
 _ICON_OF_START = {
     "signed": "person", "sign": "person", "account": "person", "password": "key", "recover": "key", "login": "device",
     "item": "file", "items": "upload", "archive": "zip", "study": "scan", "vm": "open",
@@ -31,9 +33,12 @@ _ICON_OF_START = {
 
 @dataclasses.dataclass(frozen=True)
 class Line:
+    """`since` is set when the line stands for several events: when the first of them was."""
+
     at: dt.datetime
     icon: str
     sentence: str
+    since: dt.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +47,16 @@ class Day:
     lines: list[Line]
 
 
-def lines_of(events: Sequence[AuditEvent], account_id: str, emails: dict[str, str]) -> list[Line]:
+def lines_of(runs: Sequence[Run], account_id: str, emails: dict[str, str]) -> list[Line]:
     """Plain lines; `emails` turns share ids into the addresses they went to."""
     return [
         Line(
-            event.at,
-            _ICON_OF_START.get(event.event.partition("-")[0], "clock"),
-            audit_trail.sentence(event, _who(event, account_id, emails)),
+            run.newest.at,
+            _ICON_OF_START.get(run.newest.event.partition("-")[0], "clock"),
+            audit_trail.sentence(run.newest, _who(run.newest, account_id, emails), run.times),
+            run.first_at if run.times > 1 else None,
         )
-        for event in events
+        for run in runs
     ]
 
 
@@ -73,8 +79,10 @@ def _who(event: AuditEvent, account_id: str, emails: dict[str, str]) -> str | No
 def who_looked() -> Response:
     account_id = this_login().account.id
     before = whole_number("before", most=COUNT_MAX)
-    events = audit_trail.for_account(portal().database, account_id, limit=LINES_PER_PAGE, before=before)
+    events = audit_trail.newest_first(portal().database, account_id, before, EVENTS_PER_PAGE)
+    runs = list(itertools.islice(audit_trail.runs(events), LINES_PER_PAGE))
     with portal().database.read() as db:
         emails = {share.id: share.email for share in db.exec(select(Share).where(col(Share.account_id) == account_id))}
-    older = events[-1].number if len(events) == LINES_PER_PAGE else None
-    return render_page("trail.html", days=by_day(lines_of(events, account_id, emails)), older=older)
+    full = len(runs) == LINES_PER_PAGE or sum(run.times for run in runs) == EVENTS_PER_PAGE
+    older = runs[-1].first_number if full else None
+    return render_page("trail.html", days=by_day(lines_of(runs, account_id, emails)), older=older)

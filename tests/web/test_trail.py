@@ -42,22 +42,56 @@ def test_a_stranger_sees_their_own_trail_only(vera: PageClient, nils: PageClient
     assert "deleted a file" not in text_of(nils.get("/who-looked"))
 
 
-def test_older_lines_are_one_click_away(browser: PageClient, portal: Portal, patient: SignedIn) -> None:
-    account_id = patient.account.id
+def note(portal: Portal, account_id: str, times: int, event: str = "item-uploaded", **more: object) -> None:
     with portal.database.write() as db:
-        for number in range(210):
-            trail.record(
-                db,
-                "item-uploaded",
-                account_id=account_id,
-                actor=Actor("patient", account_id),
-                item=f"item-{number}",
-                bytes=1,
-            )
+        for number in range(times):
+            details = {"item": f"item-{number}"} | ({"bytes": 1} if event == "item-uploaded" else {}) | more
+            trail.record(db, event, account_id=account_id, actor=Actor("patient", account_id), **details)
+
+
+def lines(page: PageClient, address: str = "/who-looked") -> list[str]:
+    return [text_of(line) for line in page.page(address).select(".trail li")]
+
+
+def test_older_lines_are_one_click_away(browser: PageClient, portal: Portal, patient: SignedIn) -> None:
+    for _ in range(105):  # in turns: no two are alike
+        note(portal, patient.account.id, 1)
+        note(portal, patient.account.id, 1, "item-deleted")
     page = sign_in(browser, PATIENT).page("/who-looked")
     assert len(page.select(".trail li")) == 200
     older = browser.page(str(page.select_one('a[href*="before="]')["href"]))  # type: ignore[index]
-    assert 0 < len(older.select(".trail li")) < 200
+    assert len(older.select(".trail li")) == 210 + 3 - 200  # opened the account, signed in twice
+
+
+def test_a_cd_sent_as_single_files_is_one_line_with_their_number(
+    browser: PageClient, portal: Portal, patient: SignedIn
+) -> None:
+    note(portal, patient.account.id, 1200)
+    note(portal, patient.account.id, 3, "item-deleted")
+    note(portal, patient.account.id, 2)
+    found = lines(sign_in(browser, PATIENT))
+    assert [text.split(" Since")[0].split("You ")[1] for text in found[1:4]] == [
+        "added 2 files.", "deleted 3 files.", "added 1,200 files.",
+    ]  # fmt: skip
+    assert "Since" in found[3] and "older" not in text_of(browser.get("/who-looked"))
+
+
+def test_a_single_file_is_told_as_one(browser: PageClient, portal: Portal, patient: SignedIn) -> None:
+    note(portal, patient.account.id, 1)
+    assert "You added a file." in lines(sign_in(browser, PATIENT))[1] and "Since" not in "".join(lines(browser))
+
+
+def test_a_page_that_reads_its_fill_goes_on_where_it_stopped(
+    browser: PageClient, portal: Portal, patient: SignedIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from myphr.web import trail as page
+
+    monkeypatch.setattr(page, "EVENTS_PER_PAGE", 600)
+    note(portal, patient.account.id, 1000)
+    first = sign_in(browser, PATIENT).page("/who-looked")
+    assert "You added 599 files." in text_of(first)
+    address = str(first.select_one('a[href*="before="]')["href"])  # type: ignore[index]
+    assert "You added 401 files." in lines(browser, address)[0]
 
 
 @pytest.mark.parametrize("before", ["x", "-1", "0", "99999999999999999999", "1; DROP TABLE"])

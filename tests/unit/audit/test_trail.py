@@ -327,3 +327,41 @@ def test_the_chain_is_computed_as_the_format_says(database: Database) -> None:
         canonical = canonical.replace('items\\":1', 'items\\":0')
     assert second.hash == hashlib.sha256(b"myphr/audit/1\n" + canonical.encode()).hexdigest()
     assert trail.head(database) == Head(2, second.hash)
+
+
+# -- told together ------------------------------------------------------------------------------------------
+def row(number: int, minute: float, event: str = "item-uploaded", actor: Actor = ACTOR) -> AuditEvent:
+    return AuditEvent(
+        number=number, at=dt.datetime(2026, 3, 1, tzinfo=dt.UTC) + dt.timedelta(minutes=minute), event=event,
+        account_id=VERA, actor_kind=actor.kind, actor_id=actor.id, previous_hash="", hash="",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "times"),
+    [
+        ([], []),
+        ([row(2, 5), row(1, 0)], [2]),
+        ([row(3, 20), row(2, 10), row(1, 0)], [3]),  # each within ten minutes of its neighbour
+        ([row(2, 10.1), row(1, 0)], [1, 1]),
+        ([row(2, 1), row(1, 0, "item-deleted")], [1, 1]),
+        ([row(2, 1), row(1, 0, actor=Actor("machine", VERA))], [1, 1]),
+        ([row(2, 1), row(1, 0, actor=Actor("patient", NILS))], [1, 1]),
+        ([row(3, 2), row(2, 1, "signed-in"), row(1, 0)], [1, 1, 1]),
+        ([row(2, 1, "signed-in"), row(1, 0, "signed-in")], [1, 1]),  # each sign-in is a line of its own
+        ([row(2, 1, "from-a-newer-version"), row(1, 0, "from-a-newer-version")], [1, 1]),
+    ],
+)
+def test_only_alike_neighbours_of_one_actor_are_told_together(rows: list[AuditEvent], times: list[int]) -> None:
+    found = list(trail.runs(rows))
+    assert [run.times for run in found] == times
+    assert sum(run.times for run in found) == len(rows)
+    if rows:
+        assert (found[0].newest.number, found[-1].first_number) == (rows[0].number, rows[-1].number)
+
+
+def test_what_tells_who_watched_the_screen_is_never_told_together() -> None:
+    for name, event in EVENTS.items():
+        assert not (event.together and name.startswith(("screen-", "share-", "vm-session-", "folder-", "item-damaged")))
+        if event.together:
+            assert "7" in trail.sentence(row(1, 0, name), times=7)
