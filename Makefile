@@ -26,9 +26,10 @@ test: setup-test ## lint and all tests but those in the large viewer templates
 test-viewers: setup-test ## the whole journey with the radiology template and a real study
 	@$(python) -m pytest -m viewers
 
-lint: setup-test ## style, types and import rules
+lint: setup-test ## style, types, page templates and import rules
 	@$(python) -m ruff check .
 	@$(python) -m mypy --no-error-summary
+	@$(python) -m djlint templates --lint --quiet
 	@mkdir -p build; .venv/bin/lint-imports --no-logo >build/lint-imports.log 2>&1 || { cat build/lint-imports.log; exit 1; }
 
 bench: setup-test ## figures against named peers, measured in one run
