@@ -57,7 +57,8 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
-        options: dict = {"connect_args": {"check_same_thread": False, "timeout": 30}} if self.is_sqlite else {"pool_size": 20}
+        on_sqlite = {"connect_args": {"check_same_thread": False, "timeout": 30}}
+        options: dict = on_sqlite if self.is_sqlite else {"pool_size": 20}
         self.engine: Engine = create_engine(url, **options)
         self._write_lock = _FairLock() if self.is_sqlite else None
         if self.is_sqlite:
