@@ -198,6 +198,14 @@ class HypervisorRefused(PortalError):
     status = 502
 
 
+class ViewerNotInstalled(HypervisorRefused):
+    """No such viewer in the catalogue, or its template was never published."""
+
+    code = "viewer-not-installed"
+    sentence = "This viewer is not installed on this portal. Choose another one, or ask the operator to install it."
+    status = 422
+
+
 class SessionOver(PortalError):
     code = "session-over"
     sentence = "This session has ended and its machine was destroyed. Files you saved are in your record."

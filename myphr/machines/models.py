@@ -38,6 +38,7 @@ class VmSession(SQLModel, table=True):
     viewer: str  # name in the catalogue
     template: str
     study_id: str | None = None
+    item_id: str | None = None  # when one file was asked for: no more than study_id says of a study
     state: str = Field(index=True)
     tries: int = 0  # machines that failed before this one; a start is tried twice
     items_count: int = 0

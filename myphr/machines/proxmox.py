@@ -25,7 +25,7 @@ import requests
 from proxmoxer import ProxmoxAPI  # type: ignore[import-untyped]
 from proxmoxer.core import AuthenticationError, ResourceException  # type: ignore[import-untyped]
 
-from myphr.errors import ConfigurationError, HypervisorRefused, HypervisorUnreachable
+from myphr.errors import ConfigurationError, HypervisorRefused, HypervisorUnreachable, ViewerNotInstalled
 from myphr.settings import Settings
 
 TIMEOUT_SECONDS = (3, 35)  # connect, read: pveproxy itself gives up on a call after 30 s
@@ -365,10 +365,10 @@ class Hypervisor:
         return sorted(found, key=lambda template: template.vmid)
 
     def find_template(self, name: str) -> Template:
-        """The newest revision. Raises HypervisorRefused if there is none."""
+        """The newest revision. Raises ViewerNotInstalled if there is none."""
         found = [template for template in self.templates() if template.name == name]
         if not found:
-            raise HypervisorRefused(f"template {name} is not in the pool {self._settings.proxmox_template_pool}")
+            raise ViewerNotInstalled(f"template {name} is not in the pool {self._settings.proxmox_template_pool}")
         return found[-1]
 
     def list_machines(self) -> list[ListedMachine]:

@@ -32,6 +32,7 @@ from myphr.errors import (
     NotFound,
     PortalError,
     SessionOver,
+    ViewerNotInstalled,
 )
 from myphr.machines import addresses, lease, placement, pool
 from myphr.machines.models import Machine, VmSession
@@ -70,9 +71,11 @@ def request(
     """Ask for a machine that opens these items (or this study) of the signed-in owner with this viewer (a
     `myphr.viewers.catalogue.Viewer`, or anything with its `name` and `template`).
 
-    Raises NotFound for anything that is not the owner's, FormRefused for nothing or too much, AllMachinesInUse."""
+    Raises NotFound for anything that is not the owner's, FormRefused for nothing or too much, AllMachinesInUse,
+    ViewerNotInstalled; for an internal viewer also HypervisorUnreachable."""
     from myphr.records import manifest
 
+    _check_viewer(parts, viewer)
     account_id = login.account.id
     ids = _own_items(parts, account_id, item_ids, study_id)
     with parts.database.write() as db:
@@ -80,7 +83,8 @@ def request(
     ring = login.ring()
     vm_session = VmSession(
         id=new_id(), account_id=account_id, viewer=viewer.name, template=viewer.template, study_id=study_id,
-        state=VM_SESSION.first, items_count=len(ids), owner_public_key=ring.public_key,
+        item_id=ids[0] if study_id is None and len(ids) == 1 else None, state=VM_SESSION.first,
+        items_count=len(ids), owner_public_key=ring.public_key,
     )  # fmt: skip
     secret = secrets.token_urlsafe(32).encode()  # 32 random bytes as 43 characters: what the guest will present
     vm_session.secret_sha256 = secret_sha256(secret)
@@ -97,6 +101,20 @@ def request(
         )  # fmt: skip
     enqueue_start(parts, vm_session.id)
     return vm_session
+
+
+def _check_viewer(parts: Parts, viewer: Any) -> None:
+    """Raises ViewerNotInstalled, HypervisorUnreachable.
+
+    The hypervisor is asked about internal viewers only: those need not be published. For all others its answer would
+    hold up each press of Open; should one be missing all the same, the start fails with the same sentence."""
+    from myphr.viewers import catalogue
+
+    known = catalogue.load().get(viewer.name)
+    if known is None or known.template != viewer.template:
+        raise ViewerNotInstalled("not in the catalogue")
+    if known.internal:
+        parts.hypervisor.find_template(known.template)
 
 
 def secret_sha256(secret: bytes) -> str:
@@ -160,6 +178,7 @@ class VmSessionView:
     account_id: str
     viewer: str
     study_id: str | None
+    item_id: str | None
     state: str
     stage: str
     stages: list[Stage]
@@ -180,7 +199,8 @@ class VmSessionView:
 
 
 _ERRORS: dict[str, type[PortalError]] = {
-    error.code: error for error in (AllMachinesInUse, MachineFailed, HypervisorUnreachable, HypervisorRefused)
+    error.code: error
+    for error in (AllMachinesInUse, MachineFailed, HypervisorUnreachable, HypervisorRefused, ViewerNotInstalled)
 }
 _END_SENTENCES = {
     "owner": "You ended this session. Its machine was destroyed; files saved in it are in your record.",
@@ -232,6 +252,7 @@ def view_of(parts: Parts, vm_session: VmSession) -> VmSessionView:
         message = _END_SENTENCES.get(vm_session.end_reason or "", SessionOver.sentence)
     return VmSessionView(
         id=vm_session.id, account_id=vm_session.account_id, viewer=vm_session.viewer, study_id=vm_session.study_id,
+        item_id=vm_session.item_id,
         state=vm_session.state, stage=dict(STAGES).get(vm_session.state, ""), stages=stages,
         items_count=vm_session.items_count, is_starting=vm_session.state in STARTING,
         is_over=vm_session.state in ("ending", *VM_SESSION.final), second_try=vm_session.tries > 0,

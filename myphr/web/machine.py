@@ -13,7 +13,7 @@ from flask import Blueprint, Response, jsonify, make_response, redirect, request
 from sqlmodel import col, select
 
 from myphr.database import now
-from myphr.errors import FormRefused, PortalError, SessionOver
+from myphr.errors import FormRefused, NotFound, PortalError, SessionOver
 from myphr.machines import left_over, vm_sessions
 from myphr.machines.vm_sessions import Isolation, VmSessionView
 from myphr.records import items as records
@@ -157,8 +157,18 @@ def _left_over(view: VmSessionView) -> bool:
 
 
 def _again(view: VmSessionView) -> str | None:
-    """Where to ask for the same once more. Single files are asked for one at a time, so only one is remembered."""
-    return url_for("study.open_study", study_id=view.study_id) if view.study_id else None
+    """Where to ask for the same once more; None when it was deleted meanwhile, or was a choice of several files."""
+    account_id = this_login().account.id
+    try:
+        if view.study_id:
+            records.load_study(portal().database, account_id, view.study_id)
+            return url_for("study.open_study", study_id=view.study_id)
+        if view.item_id:
+            records.load_item(portal().database, account_id, view.item_id)
+            return url_for("study.open_item", item_id=view.item_id)
+    except NotFound:
+        pass
+    return None
 
 
 def _context(view: VmSessionView) -> dict[str, Any]:

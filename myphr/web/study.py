@@ -12,7 +12,7 @@ from flask import Blueprint, Response, flash, redirect, request, url_for
 
 from myphr.audit import trail
 from myphr.audit.trail import Actor
-from myphr.errors import AllMachinesInUse, FormRefused, HypervisorUnreachable, PortalError
+from myphr.errors import AllMachinesInUse, FormRefused, HypervisorUnreachable, PortalError, ViewerNotInstalled
 from myphr.machines import vm_sessions
 from myphr.records import items as records
 from myphr.records.items import ItemView, StudyPage
@@ -26,6 +26,7 @@ blueprint = Blueprint("study", __name__)
 
 FILES_LISTED_MAX = 500  # in the technical details; a whole CT of 2,000 slices makes a page nobody reads
 BLOCK_BYTES = 1024 * 1024
+NOT_OPENED = (AllMachinesInUse, HypervisorUnreachable, ViewerNotInstalled, FormRefused)  # told on the page itself
 _TECHNICAL_NAMES = {
     "study_uid": "Study UID", "series_uid": "Series UID", "instance_uid": "Instance UID", "sop_class": "SOP class",
     "modality": "Modality", "accession": "Accession number", "patient_id": "Patient ID", "rows": "Rows",
@@ -71,7 +72,7 @@ def study(study_id: object) -> Response:
 def open_study(study_id: object) -> Response:
     try:
         vm_session = vm_sessions.request(portal(), this_login(), _chosen_viewer(), study_id=str(study_id))
-    except (AllMachinesInUse, HypervisorUnreachable, FormRefused) as error:
+    except NOT_OPENED as error:
         return _study_page(study_id, error)
     return _to_machine(vm_session.id)
 
@@ -119,7 +120,7 @@ def item(item_id: object) -> Response:
 def open_item(item_id: object) -> Response:
     try:
         vm_session = vm_sessions.request(portal(), this_login(), _chosen_viewer(), item_ids=[str(item_id)])
-    except (AllMachinesInUse, HypervisorUnreachable, FormRefused) as error:
+    except NOT_OPENED as error:
         return _item_page(item_id, error)
     return _to_machine(vm_session.id)
 

@@ -8,6 +8,7 @@ import pytest
 from sqlmodel import select
 
 from myphr.database import now
+from myphr.errors import HypervisorUnreachable
 from myphr.machines.models import VmSession
 from myphr.people.models import LoginSession
 from myphr.portal import Portal
@@ -15,6 +16,7 @@ from myphr.sharing import tickets
 from myphr.sharing.models import Share
 from myphr.web.machine import isolation_sentence
 from tests.cast import CAREGIVER, PATIENT, SignedIn
+from tests.contract.hypervisor.fake import FakeHypervisor
 from tests.web.conftest import sign_in
 from tests.web.page_client import PageClient, text_of
 from tests.web.stage import isolation, put_in, put_study, put_vm_session, watch
@@ -75,6 +77,52 @@ def test_a_failed_start_offers_to_try_again(vera: PageClient, portal: Portal, pa
         f"/machine/{put_vm_session(portal, patient.account.id, 'failed', study_id=study_id, failure='machine-failed')}"
     )
     assert "did not start" in text_of(page) and page.select_one(f'form[action="/study/{study_id}/open"]')
+
+
+@pytest.mark.parametrize(("state", "words"), [("failed", "Try again"), ("ended", "Open it again")])
+def test_a_single_file_can_be_opened_again_while_it_is_there(
+    vera: PageClient, portal: Portal, patient: SignedIn, state: str, words: str
+) -> None:
+    item = put_in(portal, patient.account.id, b"%PDF-1.4 a letter", "letter.pdf")
+    answer = vera.post(f"/item/{item.id}/open", {"viewer": "qpdfview"})
+    vm_session_id = answer.headers["Location"].rpartition("/")[2]
+    with portal.database.write() as db:
+        row = db.get(VmSession, vm_session_id)
+        assert row and row.item_id == item.id
+        row.state = state
+        db.add(row)
+    page = vera.page(f"/machine/{vm_session_id}")
+    form = page.select_one(f'form[action="/item/{item.id}/open"]')
+    assert form and words in form.get_text() and form.select_one('[name="viewer"]')["value"] == "qpdfview"  # type: ignore[index]
+    again = vera.post(f"/item/{item.id}/open", {"viewer": "qpdfview"})
+    assert again.status_code == 303 and again.headers["Location"] != answer.headers["Location"]
+    vera.post(f"/item/{item.id}/delete")
+    page = vera.page(f"/machine/{vm_session_id}")
+    assert not page.select_one('form[action$="/open"]'), "a button that leads nowhere"
+
+
+def test_a_viewer_that_was_never_published_is_told_in_words(
+    vera: PageClient, portal: Portal, patient: SignedIn
+) -> None:
+    hypervisor = FakeHypervisor()
+    hypervisor.known_templates = []
+    portal.__dict__["hypervisor"] = hypervisor
+    item = put_in(portal, patient.account.id, b"%PDF-1.4 a letter", "letter.pdf")
+    answer = vera.post(f"/item/{item.id}/open", {"viewer": "probe"})
+    assert answer.status_code == 422 and "not installed on this portal" in text_of(answer)
+    with portal.database.read() as db:
+        assert db.exec(select(VmSession)).all() == []
+
+
+def test_without_a_machine_room_an_internal_viewer_is_not_a_fault_of_ours(
+    vera: PageClient, portal: Portal, patient: SignedIn
+) -> None:
+    hypervisor = FakeHypervisor()
+    hypervisor.trouble["templates"] = [HypervisorUnreachable("away")]
+    portal.__dict__["hypervisor"] = hypervisor
+    item = put_in(portal, patient.account.id, b"%PDF-1.4 a letter", "letter.pdf")
+    answer = vera.post(f"/item/{item.id}/open", {"viewer": "probe"})
+    assert answer.status_code == 503 and "does not answer" in text_of(answer)
 
 
 def test_an_ended_session_lists_what_was_saved(vera: PageClient, portal: Portal, patient: SignedIn) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from myphr.errors import HypervisorRefused
+from myphr.errors import HypervisorRefused, ViewerNotInstalled
 from myphr.machines.proxmox import AgentAway, Hypervisor, MachineExists, MachineGone, MachineStopped, TaskFailed
 
 STATUS = "/run/myphr/status.json"
@@ -39,7 +39,7 @@ class HypervisorContract:
         assert hypervisor.can_clone(template.vmid)
 
     def test_a_template_that_is_not_there_is_refused(self, hypervisor: Hypervisor) -> None:
-        with pytest.raises(HypervisorRefused):
+        with pytest.raises(ViewerNotInstalled):
             hypervisor.find_template("nonesuch")
 
     def test_the_storage_is_active(self, hypervisor: Hypervisor) -> None:

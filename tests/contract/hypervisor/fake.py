@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from myphr.errors import HypervisorRefused
+from myphr.errors import HypervisorRefused, ViewerNotInstalled
 from myphr.machines.proxmox import (
     AgentAway,
     Console,
@@ -97,7 +97,7 @@ class FakeHypervisor:
     def find_template(self, name: str) -> Template:
         found = [template for template in self.templates() if template.name == name]
         if not found:
-            raise HypervisorRefused(f"template {name} is not in the pool")
+            raise ViewerNotInstalled(f"template {name} is not in the pool")
         return found[-1]
 
     def can_clone(self, vmid: int, *, node: str | None = None) -> bool:

@@ -16,6 +16,7 @@ class ProbeViewer:
     name: str = "probe"
     template: str = "probe"
     command: tuple[str, ...] = ()
+    internal: bool = False
 
 
 @pytest.fixture

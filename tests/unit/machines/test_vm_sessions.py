@@ -10,12 +10,19 @@ from sqlmodel import select
 
 from myphr.audit import trail
 from myphr.database import now
-from myphr.errors import AllMachinesInUse, FormRefused, HypervisorUnreachable, MachineFailed, NotFound
+from myphr.errors import (
+    AllMachinesInUse,
+    FormRefused,
+    HypervisorUnreachable,
+    MachineFailed,
+    NotFound,
+    ViewerNotInstalled,
+)
 from myphr.machines import lease, placement, pool, reaper, vm_sessions
 from myphr.machines.models import Machine, VmSession
 from myphr.machines.proxmox import MachineStopped, Template
 from myphr.records import manifest
-from tests.unit.machines.conftest import add_item, machines, queued, row
+from tests.unit.machines.conftest import ProbeViewer, add_item, machines, queued, row
 
 
 def start(portal, vm_session) -> VmSession:
@@ -32,6 +39,39 @@ def with_settings(portal, **changes):
 def events(portal) -> list[str]:
     with portal.database.read() as db:
         return list(db.exec(select(trail.AuditEvent.event).order_by(trail.AuditEvent.number)).all())
+
+
+# -- which viewer
+@pytest.mark.parametrize("change", [{"name": "nonesuch"}, {"template": "radiology"}])
+def test_a_viewer_that_is_not_in_the_catalogue_is_refused(fake_portal, patient, item_id, viewer, change) -> None:
+    import dataclasses
+
+    with pytest.raises(ViewerNotInstalled):
+        vm_sessions.request(fake_portal, patient.login, dataclasses.replace(viewer, **change), item_ids=[item_id])
+    assert queued(fake_portal) == [] and "vm-session-requested" not in events(fake_portal)
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_an_internal_viewer_is_refused_unless_it_is_published(
+    fake_portal, patient, item_id, hypervisor, monkeypatch, published
+) -> None:
+    from myphr.viewers import catalogue
+
+    probe = ProbeViewer(internal=True)
+    monkeypatch.setattr(catalogue, "load", lambda: {"probe": probe})
+    if not published:
+        hypervisor.known_templates = []
+        with pytest.raises(ViewerNotInstalled):
+            vm_sessions.request(fake_portal, patient.login, probe, item_ids=[item_id])
+    else:
+        assert vm_sessions.request(fake_portal, patient.login, probe, item_ids=[item_id]).state == "requested"
+
+
+def test_a_start_whose_template_is_missing_says_so(fake_portal, request_one, patient, hypervisor) -> None:
+    hypervisor.known_templates = []
+    failed = start(fake_portal, request_one())
+    assert failed.state == "failed"
+    assert "not installed" in vm_sessions.view(fake_portal, patient.account.id, failed.id).message
 
 
 # -- the whole way
