@@ -69,13 +69,16 @@ class GuestMachine:
         ram_shared: bool = True,
         incoming: Path | None = None,
         bus: str = "virtio",
+        netdev: str | None = None,
         extra: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.serial = folder / "serial.log"
         network = "user,id=net0,restrict=on,ipv6=off"
-        if files:
+        if netdev:
+            network = netdev
+        elif files:
             network += f",guestfwd=tcp:10.0.2.100:564-{files}"
         command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "pc,accel=tcg,hpet=off"]
         command += ["-cpu", "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes", "-smp", "1", "-m", str(memory_mib)]
