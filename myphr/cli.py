@@ -1,4 +1,4 @@
-"""The operator's command line: `myphr init | up | doctor | worker | template | audit | demo-data`.
+"""The operator's command line: `myphr init | up | doctor | worker | template | audit | demo-data | operator`.
 
 Thin: parses, calls one function, prints plain words. Settings come from the environment (`MYPHR_*`).
 """
@@ -26,7 +26,10 @@ def init(settings: Settings) -> None:
     settings.run_dir.chmod(0o711)
     for name in ("db", "keys", "log", "spool", "store", "outbox", "templates"):
         (settings.home / name).mkdir(mode=0o700, exist_ok=True)
-    ServiceKeys.create(settings.keys_dir)
+    if ServiceKeys.exist(settings.keys_dir):
+        ServiceKeys.load(settings.keys_dir)  # one that is missing, damaged or open to others stops the start
+    else:
+        ServiceKeys.create(settings.keys_dir)
     upgrade(settings.database_url)
 
 
@@ -101,6 +104,15 @@ def _demo_data(settings: Settings, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _operator(settings: Settings, arguments: argparse.Namespace) -> int:
+    from myphr.people import accounts
+    from myphr.portal import Portal
+
+    accounts.make_operator(Portal(settings), arguments.email)
+    print(f"{arguments.email} may see {settings.public_url}/operator")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="myphr", description="MyPHRMachines: a personal health record portal")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -122,6 +134,9 @@ def main(argv: list[str] | None = None) -> int:
     command("audit", _audit, "check the audit trail").add_argument("action", choices=("verify",))
     demo = command("demo-data", _demo_data, "load sample studies into an account")
     demo.add_argument("email", help="e-mail address of the account")
+
+    operator = command("operator", _operator, "let an account see the operator's page (and no record but its own)")
+    operator.add_argument("email", help="e-mail address of the account")
 
     arguments = parser.parse_args(argv)
     try:

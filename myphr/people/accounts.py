@@ -212,6 +212,18 @@ def recover(parts: Parts, email: str, recovery_code: str, new_password: str, *, 
     return next_code
 
 
+def make_operator(parts: Parts, email: str) -> None:
+    """Lets this account see the operator's page. It still opens no record but its own. Raises NotFound."""
+    found = _find(parts, _loose_email(email))
+    if found is None:
+        raise NotFound("no such account")
+    with parts.database.write() as db:
+        account = db.get(Account, found[0].id)
+        assert account is not None
+        account.is_operator = True
+        db.add(account)
+
+
 def normal_email(email: str) -> str:
     """The address as stored: trimmed, NFKC, case-folded. Raises FormRefused if it is none."""
     address = _loose_email(email)
@@ -315,6 +327,6 @@ def _note_failure(parts: Parts, event: str, account: Account) -> None:
 
 
 __all__ = [
-    "Login", "Parts", "change_password", "is_live", "list_login_sessions", "new_recovery_code", "normal_email",
-    "normal_name", "recover", "register", "resolve", "revoke", "sign_in", "sign_out",
+    "Login", "Parts", "change_password", "is_live", "list_login_sessions", "make_operator", "new_recovery_code",
+    "normal_email", "normal_name", "recover", "register", "resolve", "revoke", "sign_in", "sign_out",
 ]  # fmt: skip

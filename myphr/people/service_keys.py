@@ -31,6 +31,11 @@ class ServiceKeys:
     passcode_key: bytes
     worker: KeyPair
 
+    @staticmethod
+    def exist(directory: Path) -> bool:
+        """Whether this installation has keys, complete or not."""
+        return any(_path(directory, name).exists() for name in (*_SYMMETRIC, _WORKER))
+
     @classmethod
     def create(cls, directory: Path) -> "ServiceKeys":
         """Makes all keys as files of mode 0600 in `directory` (made with mode 0700 if missing) and loads them.
@@ -38,7 +43,7 @@ class ServiceKeys:
         Raises ConfigurationError if a key file exists already: to lose the index or worker key is to lose data."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_directory(directory)
-        if any(_path(directory, name).exists() for name in (*_SYMMETRIC, _WORKER)):
+        if cls.exist(directory):
             raise ConfigurationError("service keys exist already; remove them only if no data was ever stored")
         for name in _SYMMETRIC:
             _write_new(_path(directory, name), secrets.token_bytes(KEY_BYTES))
