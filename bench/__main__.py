@@ -16,7 +16,8 @@ def machine() -> str:
     """What these figures were measured on, in one line."""
     with open("/proc/cpuinfo") as lines:
         models = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
-    return f"{os.cpu_count()} cores {', '.join(sorted(models))}, Linux {platform.release()}, Python {platform.python_version()}"
+    processor = f"{os.cpu_count()} cores {', '.join(sorted(models))}"
+    return f"{processor}, Linux {platform.release()}, Python {platform.python_version()}"
 
 
 def main(names: list[str]) -> int:

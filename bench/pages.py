@@ -77,7 +77,8 @@ def main() -> None:
         port = free_port()
         (Path(folder) / "peer.py").write_text(PEER.format(size=size))
         peer = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "peer:app", "--chdir", folder, "--bind", f"127.0.0.1:{port}", "--worker-class",
+            [sys.executable, "-m", "gunicorn", "peer:app", "--chdir", folder, "--bind", f"127.0.0.1:{port}",
+             "--worker-class",
              "gthread", "--threads", "64", "--no-control-socket", "--log-level", "error"], cwd=ROOT,
         )  # fmt: skip
         try:
@@ -98,7 +99,8 @@ def main() -> None:
     for name, runs in ours.items():
         mine50, mine99 = _median(runs, "p50"), _median(runs, "p99")
         print(
-            f"{name:14} {mine50:8.1f} {mine99:8.1f} {_median(runs, 'rate'):8.0f} {mine50 / p50:10.1f} {mine99 / p99:10.1f}"
+            f"{name:14} {mine50:8.1f} {mine99:8.1f} {_median(runs, 'rate'):8.0f}"
+            f" {mine50 / p50:10.1f} {mine99 / p99:10.1f}"
         )
         if any(run["bad"] for run in runs):
             print(f"  {name}: {sum(run['bad'] for run in runs):.0f} answers were errors")

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.templates.folder_server import FolderServer
-from tests.integration.templates.machine import GuestMachine
 from PIL import Image
 
 from myphr.viewers import builder, probe_picture
+from tests.integration.templates.folder_server import FolderServer
+from tests.integration.templates.machine import GuestMachine
 
 MEMORY_MIB = 160
 BOOT_SECONDS_MAX = 240  # software emulation on a machine that others use too
