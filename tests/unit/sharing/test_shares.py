@@ -258,7 +258,8 @@ def test_a_right_passcode_gives_all_tries_back(portal, share) -> None:
     assert stored(portal, Share, found.id).attempts_left == shares.ATTEMPTS_MAX
 
 
-@pytest.mark.parametrize("cookie", ["", "x", "." * 80, f"{new_id()}.{'A' * 43}", f"{new_id()}.short"])
+@pytest.mark.parametrize("cookie", ["", "x", "." * 80, f"{new_id()}.{'A' * 43}", f"{new_id()}.short"],
+                         ids=["empty", "letter", "dots", "token", "short"])
 def test_a_made_up_cookie_is_nobodys(portal, share, cookie) -> None:
     with pytest.raises(NotFound):
         shares.resolve_visit(portal, cookie)
