@@ -175,16 +175,17 @@ def _context(view: VmSessionView) -> dict[str, Any]:
     phase = phase_of(view)
     context: dict[str, Any] = {"view": view, "phase": phase, "title_words": _title(view)}
     if phase == "live":
-        context |= {
-            "isolation": isolation_sentence(view.isolation) if view.isolation else None,
-            "check_words": _CHECK_WORDS, **_watch_context(view), **_sharing_context(view),
-        }  # fmt: skip
+        context |= {**_checked_context(view), **_watch_context(view), **_sharing_context(view)}
     elif phase in ("starting", "ending"):
         context["seen"] = _seen_of(view)
     else:
         context |= {"results": _results(view) if phase == "ended" else [], "again": _again(view)}
         context["left_over"] = phase == "ended" and _left_over(view)
     return context
+
+
+def _checked_context(view: VmSessionView) -> dict[str, Any]:
+    return {"isolation": isolation_sentence(view.isolation) if view.isolation else None, "check_words": _CHECK_WORDS}
 
 
 def _watch_context(view: VmSessionView) -> dict[str, Any]:
@@ -245,6 +246,18 @@ def watch(vm_session_id: object) -> Response:
     if context["seen"] == request.args.get("seen"):
         return _nothing_new()
     return render_page("machine/watch.html", view=view, **context)
+
+
+@blueprint.get("/checked")
+@policy(SIGNED_IN_POLL)
+def checked(vm_session_id: object) -> Response:
+    """What the check inside the machine found: asked for until it is known."""
+    view = _view(vm_session_id)
+    if phase_of(view) != "live" or not wants_fragment():
+        return _whole_page_again(view)
+    if not view.isolation:
+        return Response(status=204)  # nothing new: htmx leaves the page as it is and asks again
+    return render_page("machine/checked.html", view=view, **_checked_context(view))
 
 
 # -- the screen -----------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ CHROMIUM_OPTIONS = [
 WAIT_MS = 30_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[tuple[Browser, dict[str, Any]]]:
     """The browser, and what a tablet is."""
     with sync_playwright() as playwright:

@@ -112,8 +112,7 @@ def test_a_patient_opens_a_study_shares_it_takes_it_back_and_nothing_is_left(
     first = sorted(disc.iterdir())[0]
     assert seen.files == 12 and seen.sha256 == hashlib.sha256(first.read_bytes()).hexdigest()
     expect(patient.locator("#watch")).to_contain_text("Only you are watching")
-    patient.reload()
-    expect(patient.get_by_text("This machine could reach nothing but your files")).to_be_visible()
+    expect(patient.get_by_text("This machine could reach nothing but your files")).to_be_visible(timeout=START_MS)
     assert violations(patient) == []
 
     # Keys reach the machine.

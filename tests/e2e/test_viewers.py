@@ -130,7 +130,7 @@ class Study:
     slices: list[Image.Image]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def studies() -> dict[str, Study]:
     files = dict(demo.files())
     abdomen = Path(get_testdata_file("examples_overlay.dcm", download=False)).read_bytes()
