@@ -29,8 +29,8 @@ OF_A_VISITOR = {"caregiver.screen", "caregiver.ticket", "caregiver.state", "care
 OF_THE_OPERATOR = {"operator.status"}
 OF_ONE_OWNER = {
     "account.sign_out_device", "study.study", "study.open_study", "study.delete_study", "study.item", "study.open_item",
-    "study.download", "study.delete_item", "machine.machine", "machine.progress", "machine.watch", "machine.checked", "machine.ticket",
-    "machine.here", "machine.keep", "machine.end", "machine.share", "machine.withdraw",
+    "study.download", "study.delete_item", "machine.machine", "machine.progress", "machine.watch", "machine.checked",
+    "machine.ticket", "machine.here", "machine.keep", "machine.end", "machine.share", "machine.withdraw",
 }  # fmt: skip
 
 
