@@ -216,7 +216,8 @@ def test_many_reconnections_leave_nothing_behind(stage: Stage, fake):
     for _ in range(40):
         stage.connect().open().__exit__()
     wait_for("the screens to be gone", lambda: live.presence(stage.portal.redis, stage.vm_session_id) == [])
-    wait_for("all sockets to be closed", lambda: descriptors() <= before)
+    # Pools of the database and Redis may grow with how many asked at once; a leak would be one for each of the 40.
+    wait_for("all sockets to be closed", lambda: descriptors() < before + 20)
 
 
 def test_sigterm_tells_the_browsers_to_come_back(stage: Stage):
