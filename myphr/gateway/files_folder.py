@@ -14,7 +14,7 @@ from pathlib import Path
 
 from myphr.crypto import envelope
 from myphr.errors import EnvelopeError
-from myphr.gateway import files_tree, ninep
+from myphr.gateway import files_image, files_tree, ninep
 from myphr.gateway.files_tree import Directory, MemoryBudget, Reading, Source
 from myphr.gateway.results import Results, ResultsLimits
 from myphr.gateway.results_spool import SpoolDamaged, sync_directory
@@ -73,6 +73,10 @@ def open_folder(
         space=results.space if results is not None else lambda: _ROOT_SPACE,
         results=results_root if results is not None else None,
     )  # fmt: skip
+    try:
+        root.add(files_image.NAME, files_image.Image(root), listed=False)
+    except files_image.ImageTooBig:
+        log.warning("the folder of VM session %s has no image: its guest asks for each file", vm_session_id)
     return Folder(vm_session_id, root, reading, results)
 
 

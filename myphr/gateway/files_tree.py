@@ -204,7 +204,7 @@ class ReadHandle:
             self._window = b""
 
 
-class _Fixed:
+class Fixed:
     """What files and directories of the read-only part have in common: nothing can be changed."""
 
     __slots__ = ()
@@ -226,7 +226,7 @@ class _Fixed:
         raise _read_only()
 
 
-class ItemFile(_Fixed):
+class ItemFile(Fixed):
     """One item."""
 
     __slots__ = ("number", "parent", "qid", "reading", "source", "times_ns")
@@ -262,7 +262,7 @@ class ItemFile(_Fixed):
         return ReadHandle(self)
 
 
-class Directory(_Fixed):
+class Directory(Fixed):
     """A folder of the read-only part. Its entries never change once the tree is built."""
 
     __slots__ = ("_children", "_listed", "_space", "_taken", "parent", "qid", "times_ns")
@@ -289,10 +289,11 @@ class Directory(_Fixed):
         self._taken[name] = n
         return candidate
 
-    def add(self, name: str, node: ninep.Node) -> None:
-        """While the tree is built."""
+    def add(self, name: str, node: ninep.Node, *, listed: bool = True) -> None:
+        """While the tree is built. What is not listed is found by those who know its name."""
         self._children[name] = node
-        self._listed.append((len(self._listed) + 3, name, node))
+        if listed:
+            self._listed.append((len(self._listed) + 3, name, node))
 
     def attributes(self) -> ninep.Attributes:
         at = self.times_ns

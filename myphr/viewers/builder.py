@@ -40,10 +40,11 @@ DISK_SIGNATURE = 0x4D504852  # "MPHR"
 FAT_ID = "4D504852"
 VIEWER_UID = 1000
 
-# Drivers of every device that localpve or a Proxmox node gives a machine. Loaded in this order, each after its needs.
+# Drivers of every device that localpve or a Proxmox node gives a machine, and of the folder (erofs needs libcrc32c,
+# which asks for crc32c by name only). Loaded in this order, each after its needs.
 DRIVERS = [
     "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "squashfs", "overlay", "virtio_console", "virtio-gpu", "bochs",
-    "evdev", "virtio_input", "virtio_net", "virtio-rng", "9p", "9pnet_fd", "psmouse",
+    "evdev", "virtio_input", "virtio_net", "virtio-rng", "9p", "9pnet_fd", "loop", "crc32c_generic", "erofs", "psmouse",
     "uhci-hcd", "ehci-pci", "xhci-pci", "hid-generic", "usbhid",
 ]  # fmt: skip
 

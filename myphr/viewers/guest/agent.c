@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <grp.h>
 #include <linux/landlock.h>
+#include <linux/loop.h>
 #include <linux/random.h>
 #include <net/route.h>
 #include <sched.h>
@@ -13,7 +14,7 @@
 #include <stdarg.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
-#include <sys/mount.h>
+#include <sys/mount.h> /* BLKRASET too */
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -28,6 +29,8 @@
 #define STATUS RUN "/status.json"
 #define CLAIMED RUN "/claimed"
 #define FOLDER "/data"
+#define SESSION RUN "/folder"      /* the 9P mount itself, which only root reaches */
+#define IMAGE SESSION "/\001items"  /* all items as one disk image: docs/formats/folder.md */
 #define DESK "/usr/lib/myphr/desk"
 #define VIEWER_UID 1000
 #define VIEWER_GID 1000
@@ -36,6 +39,10 @@
 #define MOUNT_SECONDS_MAX 20    /* a gateway that is away must become an error, not a black screen */
 #define CHECK_TIMEOUT_MS 1500   /* the self-check runs beside the opening, never before it */
 #define WATCH_SECONDS 5         /* how often the folder is looked at once it is open */
+#define WATCH_SECONDS_MAX 15    /* a look that takes longer will never end: the stream is broken */
+#define LET_GO_MS 1000          /* a dead 9P mount may not let go at all; a new one is laid over it */
+#define READ_AHEAD_SECTORS 1024 /* 512 KiB, the most that one 9P message brings */
+#define FOLDER_FLAGS (MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME) /* no programs, devices or set-uid files */
 #define DESK_CRASHES_MAX 5
 
 static struct {
@@ -54,7 +61,7 @@ static pid_t desk_pid, mount_pid, check_pid, watch_pid;
 static int check_pipe = -1;
 static bool mounted, mounted_once, desk_warm;
 static int desk_crashes;
-static long long mount_deadline, watch_at, desk_again_at, claim_seen_at, claimed_at, mount_again_at;
+static long long mount_deadline, watch_at, watch_deadline, desk_again_at, claim_seen_at, claimed_at, mount_again_at;
 
 static void say(const char *format, ...) {
     va_list args;
@@ -213,15 +220,64 @@ static const char *read_claim(struct slice whole) {
 }
 
 /* -- the folder ------------------------------------------------------------------------------------------------ */
+/* Takes away what was mounted, in a child of its own: a 9P mount whose connection is broken may wait for ever for an
+ * answer to its farewell. MNT_FORCE makes what waits in it end when it is killed. */
+static void let_go(void) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        umount2(FOLDER, MNT_DETACH); /* results/ goes with it */
+        umount2(SESSION, MNT_FORCE | MNT_DETACH);
+        _exit(0);
+    }
+    for (long long end = milliseconds() + LET_GO_MS; pid > 0 && milliseconds() < end; usleep(2000))
+        if (waitpid(pid, NULL, WNOHANG) == pid) return;
+    if (pid > 0) kill(pid, SIGKILL);
+}
+
+/* The items over a block device: names, sizes and contents are asked for once and in large pieces, and kept. Only with
+ * direct I/O: else Linux would ask for each page alone, and take a short answer for a file full of zeros. */
+static bool mount_image(void) {
+    struct loop_config config = {0};
+    struct loop_info64 info;
+    char device[32];
+    int image = open(IMAGE, O_RDONLY | O_CLOEXEC), control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), loop = -1;
+    bool ok = image >= 0 && control >= 0;
+    if (ok) {
+        snprintf(device, sizeof device, "/dev/loop%d", ioctl(control, LOOP_CTL_GET_FREE));
+        loop = open(device, O_RDONLY | O_CLOEXEC);
+        config.fd = (unsigned)image;
+        config.info.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO;
+        ok = loop >= 0 && ioctl(loop, LOOP_CONFIGURE, &config) == 0;
+        ok = ok && ioctl(loop, LOOP_GET_STATUS64, &info) == 0 && info.lo_flags & LO_FLAGS_DIRECT_IO;
+        ok = ok && ioctl(loop, BLKRASET, READ_AHEAD_SECTORS) == 0;
+        ok = ok && mount(device, FOLDER, "erofs", FOLDER_FLAGS | MS_RDONLY, NULL) == 0;
+    }
+    if (!ok) say("the items have no image, they are read one by one: %s", strerror(errno));
+    if (image >= 0) close(image);
+    if (control >= 0) close(control);
+    if (loop >= 0) close(loop);
+    return ok;
+}
+
+/* Items from the image; results/ over 9P without a cache, so that what a viewer closed has reached the gateway. Where
+ * there is no image (a plain 9P server in trials) all of it is 9P. */
+static bool lay_out_folder(void) {
+    struct stat there;
+    if (!mount_image()) return mount(SESSION, FOLDER, NULL, MS_BIND, NULL) == 0;
+    if (stat(FOLDER "/results", &there) < 0) return true;
+    return mount(SESSION "/results", FOLDER "/results", NULL, MS_BIND, NULL) == 0;
+}
+
 static void start_mount(void) {
     char options[512], program[] = "mount";
     mount_deadline = milliseconds() + MOUNT_SECONDS_MAX * 1000;
     if ((mount_pid = fork()) != 0) return;
     prctl(PR_SET_NAME, program);
+    if (mounted_once) let_go();
+    mkdir(SESSION, 0700);
     snprintf(options, sizeof options, "trans=tcp,port=%d,version=9p2000.L,msize=524288,access=any,aname=%s,uname=%s", claim.port,
              claim.secret, claim.session);
-    /* No programs, devices or set-uid files from a patient's folder. */
-    if (mount(claim.address, FOLDER, "9p", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME, options) == 0) _exit(0);
+    if (mount(claim.address, SESSION, "9p", FOLDER_FLAGS, options) == 0 && lay_out_folder()) _exit(0);
     say("the folder did not open: %s", strerror(errno));
     _exit(errno == EACCES || errno == EPERM ? 2 : 1);
 }
@@ -258,22 +314,31 @@ static void mount_ended(int how) {
 
 /* Looks at the folder in a child, because a dead connection may hang whoever asks. */
 static void start_watch(void) {
+    watch_deadline = milliseconds() + WATCH_SECONDS_MAX * 1000;
     if ((watch_pid = fork()) != 0) return;
     struct statfs fs;
-    alarm(WATCH_SECONDS * 3);
-    _exit(statfs(FOLDER, &fs) == 0 ? 0 : 1);
+    _exit(statfs(SESSION, &fs) == 0 ? 0 : 1);
+}
+
+static void folder_lost(void) {
+    say("the folder is lost, opening it again");
+    snprintf(status.error, sizeof status.error, "folder-lost");
+    put_status();
+    mounted = false;
+    start_mount();
 }
 
 static void watch_ended(int how) {
     watch_pid = 0;
     watch_at = milliseconds() + WATCH_SECONDS * 1000;
-    if (WIFEXITED(how) && WEXITSTATUS(how) == 0) return;
-    say("the folder is lost, opening it again");
-    snprintf(status.error, sizeof status.error, "folder-lost");
-    put_status();
-    umount2(FOLDER, MNT_DETACH);
-    mounted = false;
-    start_mount();
+    if (!WIFEXITED(how) || WEXITSTATUS(how) != 0) folder_lost();
+}
+
+/* Not even killing ends a question on a broken stream: it is left behind. */
+static void watch_hangs(void) {
+    kill(watch_pid, SIGKILL);
+    watch_pid = 0;
+    folder_lost();
 }
 
 /* -- the isolation self-check ---------------------------------------------------------------------------------- */
@@ -470,6 +535,7 @@ int main(void) {
         if (mount_pid && now > mount_deadline) kill(mount_pid, SIGKILL);
         if (mount_again_at && now > mount_again_at && !mount_pid) { mount_again_at = 0; start_mount(); }
         if (mounted && !watch_pid && now > watch_at) start_watch();
+        if (watch_pid && now > watch_deadline) watch_hangs();
         if (desk_again_at && now > desk_again_at && desk_crashes < DESK_CRASHES_MAX) start_desk();
         look_for_claim();
     }

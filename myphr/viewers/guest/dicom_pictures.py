@@ -6,15 +6,19 @@ in the guest (Debian's pydicom 2.3) and in the unit tests (pydicom 3). Knows no 
 import bisect
 import dataclasses
 import io
+import itertools
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
+import struct
+import zlib
+from typing import BinaryIO
 
 import numpy as np
 import pydicom
+from pydicom import encaps
 from pydicom.errors import InvalidDicomError
 from pydicom.pixel_data_handlers.util import apply_color_lut, apply_modality_lut, convert_color_space
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 HEADER_TAGS = [
     "PatientName",
@@ -78,6 +82,14 @@ MODALITIES = {
     "BMD": "Bone density",
 }
 PIXELS_MAX = 100_000_000  # of one picture; a header may claim more than this machine has memory
+INFLATED_BYTES_MAX = 200_000_000  # of a deflated file: deflate grows by up to 1,032
+INFLATED_HEADER_BYTES_MAX = 4_000_000  # enough for what stands before the pixels
+HEAD_BYTES = 4096
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"  # of Supplement 244; pydicom 2 does not know it
+# Of an element with explicit VR (PS3.5, 7.1.2): those with a length of 16 and of 32 bits.
+SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 DECODE_SECONDS_MAX = 60
 MONTHS = [
     "January",
@@ -143,9 +155,18 @@ class Series:
     @property
     def words(self) -> str:
         count = self.pictures
-        if not any(i.has_pixels for i in self.instances):
+        if not self.has_pictures:
             return "no picture inside"
         return "1 picture" if count == 1 else f"{count} pictures"
+
+    @property
+    def has_pictures(self) -> bool:
+        return any(i.has_pixels for i in self.instances)
+
+    @property
+    def middle(self) -> int:
+        """The number of the picture that tells most."""
+        return self.pictures // 2
 
     def add(self, instance: Instance) -> int:
         """Puts it in its place; returns how many pictures stand before it."""
@@ -225,6 +246,81 @@ def sides(axes: tuple[float, ...]) -> tuple[str, str]:
     return (right, bottom) if right != bottom and OPPOSITE[right] != bottom else ("", "")
 
 
+# -- files ----------------------------------------------------------------------------------------------------------
+def read(path: str, *, header_only: bool = False) -> pydicom.Dataset:
+    """A DICOM file (PS3.10, 7.1); also without the preamble, as old devices write it, and a deflated one, which is
+    inflated here because pydicom would inflate without a bound. Its file meta always name the transfer syntax.
+
+    Raises InvalidDicomError if it is none, CannotShow if it would be too large, whatever pydicom raises if damaged."""
+    how: dict = {"stop_before_pixels": True, "specific_tags": HEADER_TAGS} if header_only else {}
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
+        bare = head[128:132] != b"DICM"
+        if bare and not is_bare(head):
+            raise InvalidDicomError("neither a preamble nor elements")
+        start = 0 if bare else 132
+        end = end_of_meta(head, start)
+        if DEFLATED in head[start:end]:
+            dataset = pydicom.dcmread(io.BytesIO(inflated(file, end, header_only=header_only)), force=True, **how)
+        else:
+            file.seek(0)
+            dataset = pydicom.dcmread(file, force=bare, **how)
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        implicit, little = encoding(dataset)
+        plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
+    return dataset
+
+
+def encoding(dataset: pydicom.Dataset) -> tuple[bool, bool]:
+    """Whether it was read as implicit VR, and as little endian: pydicom 3 and 2 tell it in different words."""
+    if hasattr(dataset, "original_encoding"):
+        implicit, little = dataset.original_encoding
+    else:
+        implicit, little = dataset.read_implicit_vr, dataset.read_little_endian
+    return bool(implicit), bool(little)
+
+
+def is_bare(head: bytes) -> bool:
+    """Whether the bytes begin with a data set and no preamble: three elements in the order of their tags, the first of
+    group 2 or 8. Other kinds of files do not pass by accident."""
+    order = ">" if head[:1] == b"\0" else "<"
+    at, last = 0, -1
+    for number in range(3):
+        if at + 12 > len(head):
+            return number == 2  # two were right, and the second is longer than what we have
+        group, element = struct.unpack_from(f"{order}HH", head, at)
+        tag, vr = group << 16 | element, head[at + 4 : at + 6]
+        if tag <= last or (number == 0 and group not in (2, 8)):
+            return False
+        if vr in LONG_VRS:
+            at += 12 + struct.unpack_from(f"{order}I", head, at + 8)[0]
+        elif vr in SHORT_VRS:
+            at += 8 + struct.unpack_from(f"{order}H", head, at + 6)[0]
+        else:
+            at += 8 + struct.unpack_from(f"{order}I", head, at + 4)[0]
+        last = tag
+    return True
+
+
+def end_of_meta(head: bytes, start: int) -> int:
+    """Where the data set begins. File meta begin with their length (PS3.10, 7.1); without it nothing is deflated."""
+    if head[start : start + 8] != b"\x02\x00\x00\x00UL\x04\x00":
+        return start
+    return start + 12 + int(struct.unpack_from("<I", head, start + 8)[0])
+
+
+def inflated(file: BinaryIO, at: int, *, header_only: bool) -> bytes:
+    """The data set of a deflated file (PS3.5, A.5); of a cut one as much as there is. Raises zlib.error, CannotShow."""
+    file.seek(at)
+    most = INFLATED_HEADER_BYTES_MAX if header_only else INFLATED_BYTES_MAX
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    body = inflate.decompress(file.read(INFLATED_BYTES_MAX), most)
+    if not header_only and inflate.unconsumed_tail and not inflate.eof:
+        raise CannotShow("This picture is larger than this machine can hold.")
+    return body
+
+
 class Collection:
     """All series of a folder, growing while files are read."""
 
@@ -238,8 +334,9 @@ class Collection:
     def add_file(self, path: str) -> tuple[Series, int] | None:
         """Reads one header. The series and the number of the file's first picture in it, or None when there is none."""
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADER_TAGS)
+            header = read(path, header_only=True)
         except (
+            CannotShow,
             InvalidDicomError,
             OSError,
             ValueError,
@@ -248,6 +345,7 @@ class Collection:
             KeyError,
             NotImplementedError,
             TypeError,
+            zlib.error,
         ):
             self.other_files += 1
             return None
@@ -289,20 +387,6 @@ class Collection:
         return series, series.add(Instance(order, path, frames, has_pixels, axes_of(header)))
 
 
-def walk(folder: str) -> Iterator[str]:
-    """Files in the order of their paths, without what viewers wrote."""
-    if Path(folder).is_file():
-        yield folder
-        return
-    for here, folders, names in os.walk(folder):
-        if here == folder and "results" in folders:
-            folders.remove("results")
-        folders.sort()
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield os.path.join(here, name)
-
-
 # -- pixels ---------------------------------------------------------------------------------------------------------
 @dataclasses.dataclass
 class Picture:
@@ -337,7 +421,9 @@ class Decoder:
         if path != self.path:
             self.path, self.dataset, self.pixels = "", None, None
             try:
-                self.dataset = pydicom.dcmread(path)
+                self.dataset = read(path)
+            except CannotShow:
+                raise
             except Exception as reason:  # a damaged file may fail anywhere in the parser
                 raise CannotShow("This file is damaged and cannot be read.") from reason
             self.path = path
@@ -362,6 +448,8 @@ def decode(dataset: pydicom.Dataset) -> np.ndarray:
         raise CannotShow("This picture says that it is larger than this machine can hold.")
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
     try:
+        if syntax == DEFLATED_FRAMES:
+            return inflated_frames(dataset, int(rows), int(columns), int(frames), int(samples))
         return decode_apart(dataset) if packed(syntax) else dataset.pixel_array
     except CannotShow:
         raise
@@ -373,6 +461,33 @@ def decode(dataset: pydicom.Dataset) -> np.ndarray:
             sentence = f"This picture is damaged, or packed in a way this viewer cannot open ({name})."
             raise CannotShow(sentence) from reason
         raise CannotShow("The picture in this file is damaged or not complete.") from reason
+
+
+def inflated_frames(dataset: pydicom.Dataset, rows: int, columns: int, frames: int, samples: int) -> np.ndarray:
+    """Pixels of which each frame is deflated on its own (PS3.5, A.4: Deflated Image Frame
+    Compression), as segmentations are; the data set then says
+    that they are plain. Frames of one bit a pixel begin at a byte of their own here, unlike in a plain file."""
+    bits = int(dataset.BitsAllocated)
+    frame_bytes = -(-rows * columns * samples * bits // 8)
+    if hasattr(encaps, "generate_frames"):  # pydicom 3
+        pieces = encaps.generate_frames(dataset.PixelData, number_of_frames=frames)
+    else:
+        pieces = encaps.generate_pixel_data_frame(dataset.PixelData, frames)
+    plain = []
+    for piece in itertools.islice(pieces, frames):
+        plain.append(zlib.decompressobj(-zlib.MAX_WBITS).decompress(piece, frame_bytes))
+        if len(plain[-1]) != frame_bytes:
+            raise ValueError("a frame is not complete")
+    if len(plain) != frames:
+        raise ValueError("frames are missing")
+    if bits == 1:
+        packed_bits = np.frombuffer(b"".join(plain), np.uint8).reshape(frames, frame_bytes)
+        pixels = np.unpackbits(packed_bits, axis=1, bitorder="little")[:, : rows * columns]
+        return pixels.reshape((frames, rows, columns) if frames > 1 else (rows, columns))
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.PixelData = b"".join(plain) + b"\0" * (frame_bytes * frames % 2)
+    dataset["PixelData"].is_undefined_length = False
+    return dataset.pixel_array
 
 
 def decode_apart(dataset: pydicom.Dataset) -> np.ndarray:

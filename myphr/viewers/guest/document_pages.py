@@ -1,12 +1,16 @@
 """What "Simple documents" shows, without a screen: a file becomes pages, a page an image of the width asked for.
-PDF by MuPDF, pictures by Pillow, text by itself, office files by LibreOffice turned into PDF first. Runs in the guest;
+PDF by MuPDF, pictures by Pillow, text by itself, office files turned into PDF by LibreOffice first. Runs in the guest;
 knows no window system. A file that cannot be shown raises CannotShow with a sentence that helps.
 """
 
+import contextlib
 import dataclasses
+import json
 import os
+import select
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -18,6 +22,7 @@ KINDS = {
     "pdf": "PDF document", "picture": "Picture", "text": "Text", "office": "Office file", "unknown": "Unknown kind",
 }  # fmt: skip
 OFFICE_SECONDS_MAX = 150
+OFFICE_WARM_SECONDS_MAX = 60  # a machine is given up when it does not wait for a claim 180 s after its start
 PIXELS_MAX = 60_000_000  # of one picture or page
 TEXT_BYTES_MAX = 4_000_000
 LINES_PER_PAGE, COLUMNS_PER_LINE = 60, 100
@@ -140,29 +145,119 @@ class Text(Document):
         return image.rotate(-90 * turns, expand=True) if turns else image
 
 
-class Conversion:
-    """An office file on its way to a PDF, in a process of its own."""
+class Office:
+    """LibreOffice in a process that is kept (office_to_pdf.py): one file after the other becomes a PDF.
 
-    def __init__(self, path: str, profile: str) -> None:
+    A file that was chosen and then left is finished and forgotten: loading LibreOffice anew takes longer. One that
+    takes longer than `seconds_max` costs the process."""
+
+    def __init__(self, program: list[str], seconds_max: float = OFFICE_SECONDS_MAX) -> None:
+        self.program, self.seconds_max = program, seconds_max
+        self.process: subprocess.Popen[bytes] | None = None
         self.folder = tempfile.TemporaryDirectory(prefix="office-")
-        command = ["soffice", f"-env:UserInstallation=file://{profile}", "--headless", "--norestore", "--nologo"]
-        command += ["--convert-to", "pdf", "--outdir", self.folder.name, path]
-        quiet = subprocess.DEVNULL
-        self.process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
+        self.is_warm = False
+        self.unread = b""
+        self.count = 0
+        self.sent: list[tuple[str, str]] = []  # (path, the PDF to be) that are not answered yet
+        self.wanted: tuple[str, str] | None = None
+        self.since = 0.0
 
-    def result(self) -> Pdf | None:
-        """None while it runs."""
-        if self.process.poll() is None:
-            return None
-        made = [os.path.join(self.folder.name, name) for name in os.listdir(self.folder.name) if name.endswith(".pdf")]
-        if not made:
+    def start(self) -> None:
+        """Loads it, unless that is done; returns at once."""
+        if self.process is not None and self.process.poll() is None:
+            return
+        self._end()
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(self.program, stdin=pipe, stdout=pipe)
+        assert self.process.stdout is not None
+        os.set_blocking(self.process.stdout.fileno(), False)
+        self.since = time.monotonic()
+
+    def wait_until_warm(self, seconds_max: float) -> bool:
+        """False if it did not come up in this time; it may yet."""
+        deadline = time.monotonic() + seconds_max
+        while not self.is_warm and self.process is not None and time.monotonic() < deadline:
+            select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            self._read()
+        return self.is_warm
+
+    def begin(self, path: str) -> None:
+        """Asks for a PDF of this file."""
+        self.count += 1
+        self.wanted = (path, os.path.join(self.folder.name, f"{self.count}.pdf"))
+        self._send(self.wanted)
+
+    def forget(self) -> None:
+        """What was asked for is not wanted any more."""
+        self.wanted = None
+
+    def result(self) -> str | None:
+        """The PDF that was asked for last, or None while it is made. Raises CannotShow."""
+        assert self.wanted is not None
+        self._read()
+        wanted = self.wanted
+        if wanted not in self.sent:
+            self.wanted = None
+            if os.path.exists(wanted[1]):
+                return wanted[1]
             raise CannotShow("This office file is damaged or of a kind that cannot be shown here.")
-        return Pdf(made[0])
+        if time.monotonic() - self.since > self.seconds_max:
+            mine = self.sent[0] == wanted
+            self._end()
+            if mine:
+                self.wanted = None
+                self.start()  # for the next one
+                raise CannotShow("This file took too long to prepare. Open it with LibreOffice.")
+            self._send(wanted)  # the one before it was to blame
+        return None
 
-    def stop(self) -> None:
-        if self.process.poll() is None:
+    def _send(self, one: tuple[str, str]) -> None:
+        self.start()
+        assert self.process is not None and self.process.stdin is not None
+        if not self.sent:
+            self.since = time.monotonic()
+        self.sent.append(one)
+        order = json.dumps({"from": one[0], "to": one[1]})
+        with contextlib.suppress(OSError):  # it has just ended: the next look says so
+            self.process.stdin.write(order.encode() + b"\n")
+            self.process.stdin.flush()
+
+    def _read(self) -> None:
+        if self.process is None or self.process.stdout is None:
+            return
+        piece = b""
+        with contextlib.suppress(BlockingIOError):
+            piece = os.read(self.process.stdout.fileno(), 4096)
+            if not piece:  # it crashed, on the file that it was asked first
+                waiting, was_warm = self.sent[1:], self.is_warm
+                self._end()
+                if self.wanted is not None and self.wanted in waiting:
+                    self._send(self.wanted)
+                elif was_warm:
+                    self.start()
+                return
+        *lines, self.unread = (self.unread + piece).split(b"\n")
+        for line in lines:
+            self.since = time.monotonic()
+            if line == b"warm":
+                self.is_warm = True
+            elif self.sent:
+                done = self.sent.pop(0)
+                if done != self.wanted:
+                    with contextlib.suppress(OSError):
+                        os.unlink(done[1])
+
+    def _end(self) -> None:
+        if self.process is not None:
             self.process.kill()
             self.process.wait()
+            for pipe in (self.process.stdin, self.process.stdout):
+                with contextlib.suppress(OSError):
+                    pipe.close()  # type: ignore[union-attr]
+        for _, target in self.sent:
+            with contextlib.suppress(OSError):
+                os.unlink(target)  # half written, if at all
+        self.process, self.is_warm, self.unread, self.sent = None, False, b"", []
 
 
 def open_document(path: str) -> Document:

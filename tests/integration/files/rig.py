@@ -1,12 +1,16 @@
 """A claimed machine as the database knows it, and the files gateway as its own process. Used by tests and the bench."""
 
+import collections
+import contextlib
 import dataclasses
 import hashlib
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -99,6 +103,50 @@ def wait_for(what: Callable[[], object], seconds: float = 20) -> object:
             return found
         time.sleep(0.02)
     raise TimeoutError("it did not happen")
+
+
+class Relay:
+    """Between QEMU's forward and the gateway's socket: counts what the guest asks, by type of message."""
+
+    def __init__(self, near: Path, far: Path) -> None:
+        self.asked: collections.Counter[int] = collections.Counter()
+        self._far = far
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(near))
+        self._listener.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                guest, _ = self._listener.accept()
+                gateway = socket.socket(socket.AF_UNIX)
+                try:
+                    gateway.connect(str(self._far))
+                except OSError:  # the gateway is away: QEMU dials again
+                    guest.close()
+                    continue
+                for ends in ((guest, gateway, True), (gateway, guest, False)):
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
+        pending = b""
+        with contextlib.suppress(OSError):
+            while got := source.recv(1 << 20):
+                target.sendall(got)
+                if counted:
+                    pending += got
+                    while len(pending) >= 7 and len(pending) >= (size := int.from_bytes(pending[:4], "little")) >= 7:
+                        self.asked[pending[4]] += 1
+                        pending = pending[size:]
+        for end_ in (source, target):
+            with contextlib.suppress(OSError):
+                end_.shutdown(socket.SHUT_RDWR)
 
 
 class Gateway:

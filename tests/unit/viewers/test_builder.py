@@ -1,5 +1,6 @@
 """The builder's arithmetic: recipes, driver order, archives and the first sector. Whole builds: tests/integration."""
 
+import re
 import shutil
 import struct
 import subprocess
@@ -27,6 +28,19 @@ def test_every_recipe_is_whole_and_its_sources_are_there(name):
     for source in [*recipe.programs.values(), *recipe.files.values()]:
         assert builder.source_of(recipe, source).is_file()
     assert {"sbin/init", "usr/lib/myphr/agent", "usr/lib/myphr/desk"} <= {*recipe.programs, *recipe.files}
+
+
+@pytest.mark.parametrize("name", builder.names())
+def test_a_template_carries_every_module_that_its_programs_import(name):
+    files = builder.read_recipe(name).files
+    folder = "usr/lib/myphr/"
+    carried = {where.removeprefix(folder) for where in files if where.startswith(folder)}
+    for source in files.values():
+        path = builder.source_of(builder.read_recipe(name), source)
+        if path.suffix == ".py":
+            imports = re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(), re.M)
+            ours = {f"{module}.py" for module in imports if (builder.GUEST / f"{module}.py").exists()}
+            assert ours <= carried, source
 
 
 def test_an_unknown_template_is_refused_with_the_names_there_are():
