@@ -12,7 +12,7 @@ from myphr.records.filing import (
     check_room,
     file_sealed,
 )
-from myphr.records.opening import OpenItem, dek_of, details_of, open_item
+from myphr.records.opening import OpenItem, dek_of, details_of, open_details, open_item
 from myphr.records.removal import erase_removed, remove_item, remove_study, sweep_orphans
 from myphr.records.views import (
     ItemView,
@@ -29,6 +29,6 @@ from myphr.records.views import (
 __all__ = [
     "HEAD_BYTES", "Describe", "Facts", "Filed", "ItemView", "ItemWriter", "OpenItem", "RecordParts", "RecordView",
     "SealedFile", "StudyPage", "StudyView", "check_room", "dek_of", "details_of", "erase_removed", "file_sealed",
-    "item_view", "load_item", "load_study", "my_record", "open_item", "remove_item", "remove_study", "study_page",
-    "sweep_orphans",
+    "item_view", "load_item", "load_study", "my_record", "open_details", "open_item", "remove_item", "remove_study",
+    "study_page", "sweep_orphans",
 ]  # fmt: skip

@@ -8,6 +8,8 @@ through them, the files gateway. Why our own folder writer: docs/decisions/0130-
 import contextlib
 import dataclasses
 import errno
+import fcntl
+import mmap
 import os
 import re
 import secrets
@@ -139,6 +141,70 @@ def write_all(fd: int, sealed: Any) -> None:
     with full_disk_is_store_full():
         while view:
             view = view[os.write(fd, view) :]
+
+
+class Appender:
+    """Appends sealed blocks to a file open for reading and writing; past the page cache if `direct` and the file
+    system can. Then nothing is copied and nothing waits for the last sync: 0.10 CPU s/GB, where a buffered write takes
+    0.3 and the kernel's own writing out comes on top. Such writes need whole pages, so up to 4095 bytes wait for
+    `finish`; until then the file ends at `reached` and not behind the last block.
+
+    Raises StoreFull. The sealing goes straight into this memory: `room`, seal into it, `put`."""
+
+    def __init__(self, fd: int, block_bytes: int, *, direct: bool) -> None:
+        self._fd = fd
+        # Direct writes also want memory that starts with a page, as mmap gives it.
+        self._memory = memoryview(mmap.mmap(-1, block_bytes + mmap.PAGESIZE))
+        self.reached = os.lseek(fd, 0, os.SEEK_END)
+        self._waiting = 0  # bytes at the start of the memory that belong at `reached`
+        self._direct = False
+        if direct:
+            waiting = self.reached % mmap.PAGESIZE
+            found = os.preadv(fd, [self._memory[:waiting]], self.reached - waiting) if waiting else 0
+            if found == waiting and self._set_direct(True):
+                self.reached -= waiting
+                self._waiting = waiting
+
+    def room(self, size: int) -> memoryview:
+        """Where the next `size` bytes belong."""
+        return self._memory[self._waiting : self._waiting + size]
+
+    def put(self, size: int) -> None:
+        """The next `size` bytes are in `room`."""
+        end = self._waiting + size
+        whole = end - end % mmap.PAGESIZE if self._direct else end
+        self._write(self._memory[:whole])
+        self._waiting = end - whole
+        self._memory[: self._waiting] = self._memory[whole:end]
+
+    def finish(self) -> None:
+        """Everything is in the file, though not yet durable."""
+        self._set_direct(False)
+        self._write(self._memory[: self._waiting])
+        self._waiting = 0
+
+    def _write(self, sealed: memoryview) -> None:
+        with full_disk_is_store_full():
+            while sealed:
+                try:
+                    written = os.pwrite(self._fd, sealed, self.reached)
+                except OSError as error:
+                    if error.errno != errno.EINVAL or not self._direct:
+                        raise
+                    self._set_direct(False)  # a file system that takes the flag and not the write
+                    continue
+                self.reached += written
+                sealed = sealed[written:]
+
+    def _set_direct(self, direct: bool) -> bool:
+        if direct != self._direct:
+            flags = fcntl.fcntl(self._fd, fcntl.F_GETFL) & ~os.O_DIRECT
+            try:
+                fcntl.fcntl(self._fd, fcntl.F_SETFL, flags | (os.O_DIRECT if direct else 0))
+            except OSError:
+                return False
+            self._direct = direct
+        return True
 
 
 # -- a local folder -------------------------------------------------------------------------------
