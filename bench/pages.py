@@ -41,7 +41,7 @@ def _wrk(url: str, cookie: str = "") -> dict[str, float]:
     units = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 
     def latency(percent: str) -> float:
-        found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)$", text, re.M)
+        found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)\s*$", text, re.M)
         assert found, text
         return float(found[1]) * units[found[2]]
 
@@ -61,7 +61,7 @@ def main() -> None:
         raise RuntimeError("wrk is not installed (make setup-test)")
     with (
         tempfile.TemporaryDirectory(prefix="myphr-bench-") as folder,
-        RunningPortal(Path(folder), templates=()) as portal,
+        RunningPortal(Path(folder)) as portal,
     ):
         person = Person(portal.url)
         person.register("bench@example.org", "Bench Person")

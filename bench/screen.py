@@ -1,558 +1,302 @@
 """The screen gateway against websockify 0.13 and nginx, in front of the same fake VNC server.
 
-Same machine, same run, rounds interleaved, medians: bytes per CPU second of the gateway's processes, added round trip
-of an input event, memory per open screen. Unix-socket upstream (as websockify has it; nginx speaks WebSocket to the
-same server) and WebSocket over TLS (as Proxmox has it; websockify cannot). Prints figures, ratios and which targets
-are met; asserts nothing. Processor time comes in ticks of 10 ms, and "added" is a difference of two noisy figures: on a
-busy machine neither says much. nginx does not verify the upstream's certificate, the gateway does.
-`python -m bench.screen [rounds]`.
+Same machine, same run, turns interleaved. Three parts: memory per open screen (fresh processes), bytes per processor
+second (rounds, ratios within a round, median), added round trip of an input event (hundreds of short turns in changing
+order, so that whatever else the machine does meets everybody alike). Unix-socket upstream (as websockify has it; nginx
+speaks WebSocket to the same server) and WebSocket over TLS (as Proxmox has it; websockify cannot). Two references say
+what is nobody's fault: "direct" has no gateway at all, "bare relay" only receives and sends.
+
+Prints figures, ratios and which targets are met; asserts nothing. A target for p99 is called met or missed only if the
+95 % interval of its ratio lies on one side; otherwise it says "open". Under each target that is missed stands the
+profile of our gateway under the same load; `--profile` prints it for all. nginx does not verify the upstream's
+certificate, the gateway does. `python -m bench.screen [rounds] [memory] [bytes] [events] [--profile]`: all three
+parts unless some are named.
 """
 
 import asyncio
-import base64
-import contextlib
 import dataclasses
-import json
-import multiprocessing
 import os
-import shutil
-import socket
-import ssl
+import random
 import statistics
-import struct
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from hashlib import sha1
 from pathlib import Path
 
-import psutil
+import numpy
 import uvloop
 
-from myphr.database import now
-from myphr.gateway import rfb
-from myphr.machines.models import Machine, VmSession
-from myphr.sharing import tickets
-from tests import cast
-from tests.integration.screen.pve_like import make_certificate
-from tests.running import free_port
+from bench.profile import profile
+from bench.screen_line import BLOCK, Client
+from bench.screen_stage import Target, opened, stage
 
-ROOT = Path(__file__).resolve().parents[1]
 SCREENS = (1, 50, 200)
-BLOCK = 65_536
 VOLUME = 1024 * 1024 * 1024
-PUBLIC_URL = "http://portal.example"
-PASSWORD = "benchpw1"
-VMID = 100_000
-PIXELS = bytes.fromhex("0400030020180001 00ff00ff00ff 100800 000000".replace(" ", ""))
-
-
-# -- the fake VNC server ------------------------------------------------------------------------------
-class FakeVnc(asyncio.Protocol):
-    """Real RFB handshake, then: an update request asks for `x` blocks of 64 KiB, a pointer event is answered with 16
-    bytes. With `framed`, all of it inside WebSocket frames."""
-
-    def __init__(self, framed: bool) -> None:
-        self.framed, self.held, self.stage = framed, b"", "upgrade" if framed else "version"
-        self.unframed = b""
-        self.blocks = 0
-        self.paused = False
-        self.block = (struct.pack(">BBQ", 0x82, 127, BLOCK) if framed else b"") + os.urandom(BLOCK)
-
-    def connection_made(self, transport) -> None:
-        self.transport = transport
-        transport.set_write_buffer_limits(high=1 << 20)
-        if not self.framed:
-            transport.write(b"RFB 003.008\n")
-
-    def say(self, data: bytes) -> None:
-        self.transport.write((bytes((0x82, len(data))) if self.framed else b"") + data)
-
-    def data_received(self, data: bytes) -> None:
-        self.held += data
-        if self.stage == "upgrade":
-            if b"\r\n\r\n" not in self.held:
-                return
-            head, _, self.held = self.held.partition(b"\r\n\r\n")
-            fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
-            key = next(value for name, value in fields.items() if name.lower() == b"sec-websocket-key")
-            accept = base64.b64encode(sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
-            self.transport.write(
-                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                b"Sec-WebSocket-Protocol: binary\r\nSec-WebSocket-Accept: " + accept + b"\r\n\r\n"
-            )
-            self.stage = "version"
-            self.say(b"RFB 003.008\n")
-        if self.framed:
-            self.held, payload = unmask(self.held)
-            self.unframed += payload
-        else:
-            self.unframed, self.held = self.unframed + self.held, b""
-        while self.step():
-            pass
-
-    def step(self) -> bool:
-        sizes = {"version": 12, "type": 1, "answer": 16, "init": 1}
-        size = sizes.get(self.stage) or (rfb._HEADER_BYTES[self.unframed[0]] if self.unframed else 1)
-        if len(self.unframed) < size:
-            return False
-        taken, self.unframed = self.unframed[:size], self.unframed[size:]
-        if self.stage == "version":
-            self.stage = "type"
-            self.say(b"\x01\x02")
-        elif self.stage == "type":
-            self.stage = "answer"
-            self.say(bytes(16))
-        elif self.stage == "answer":
-            self.stage = "init"
-            self.say(bytes(4 if taken == rfb.vnc_response(PASSWORD, bytes(16)) else 5))
-        elif self.stage == "init":
-            self.stage = "open"
-            self.say(PIXELS + struct.pack(">I", 4) + b"fake")
-        elif taken[0] == 3:
-            self.blocks += struct.unpack_from(">H", taken, 2)[0]
-            self.pour()
-        elif taken[0] == 5:
-            self.say(taken + bytes(10))
-        return True
-
-    def pour(self) -> None:
-        while self.blocks and not self.paused:
-            self.blocks -= 1
-            self.transport.write(self.block)
-
-    def pause_writing(self) -> None:
-        self.paused = True
-
-    def resume_writing(self) -> None:
-        self.paused = False
-        self.pour()
-
-
-def unmask(data: bytes) -> tuple[bytes, bytes]:
-    payload = b""
-    while len(data) >= 6:
-        size, head = data[1] & 0x7F, 2
-        if size == 126:
-            size, head = struct.unpack_from(">H", data, 2)[0], 4
-        if len(data) < head + 4 + size:
-            break
-        mask, body = data[head : head + 4], data[head + 4 : head + 4 + size]
-        if data[0] & 0x0F in (0, 2):
-            payload += bytes(byte ^ mask[place % 4] for place, byte in enumerate(body))
-        data = data[head + 4 + size :]
-    return data, payload
-
-
-def serve_vnc(kind: str, unix: str, port: int, tls_port: int, certificate: str, key: str) -> None:
-    async def run() -> None:
-        loop = asyncio.get_running_loop()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
-        if kind == "unix":
-            await loop.create_unix_server(lambda: FakeVnc(False), unix, backlog=512)
-        elif kind == "ws":
-            await loop.create_server(lambda: FakeVnc(True), "127.0.0.1", port, backlog=512)
-        else:
-            await loop.create_server(lambda: FakeVnc(True), "127.0.0.1", tls_port, ssl=context, backlog=512)
-        await asyncio.Event().wait()
-
-    uvloop.run(run())
-
-
-# -- the load ---------------------------------------------------------------------------------------
-class Client(asyncio.Protocol):
-    """One browser: WebSocket (or none, for the direct line), RFB handshake, counts payload."""
-
-    def __init__(self, path: str | None, subprotocols: str) -> None:
-        self.path, self.subprotocols = path, subprotocols
-        self.data = b""
-        self.payload = 0
-        self.left = 0
-        self.head = b""
-        self.counting = False
-        self.waiter: asyncio.Future | None = None
-        self.wanted = 0
-
-    def connection_made(self, transport) -> None:
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        if not self.counting:
-            self.data += data
-        else:
-            self.count(data)
-        if self.waiter and not self.waiter.done() and (not self.counting or self.payload >= self.wanted):
-            self.waiter.set_result(None)
-
-    def connection_lost(self, error) -> None:
-        if self.waiter and not self.waiter.done():
-            self.waiter.set_exception(error or ConnectionError("closed"))
-
-    def count(self, data: bytes) -> None:
-        if self.path is None:
-            self.payload += len(data)
-            return
-        place, end = 0, len(data)
-        if self.head:
-            data, self.head = self.head + data, b""
-            end = len(data)
-        while place < end:
-            if self.left:
-                taken = min(self.left, end - place)
-                self.left -= taken
-                self.payload += taken
-                place += taken
-                continue
-            size, head = (data[place + 1] & 0x7F, 2) if end - place > 1 else (0, 99)
-            head = {126: 4, 127: 10}.get(size, head)
-            if end - place < head:
-                self.head = data[place:]
-                return
-            if size > 125:
-                size = int.from_bytes(data[place + 2 : place + head], "big")
-            if data[place] & 0x0F == 8:
-                raise ConnectionError(f"closed: {data[place + head : place + head + size]!r}")
-            self.left, place = (size, place + head) if data[place] & 0x0F < 3 else (0, place + head + size)
-
-    async def more(self) -> None:
-        self.waiter = asyncio.get_running_loop().create_future()
-        await asyncio.wait_for(self.waiter, 60)
-        self.waiter = None
-
-    async def exactly(self, count: int) -> bytes:
-        """Handshake bytes, taken out of their frames."""
-        while True:
-            if self.path is None:
-                if len(self.data) >= count:
-                    taken, self.data = self.data[:count], self.data[count:]
-                    return taken
-            else:
-                body, data = b"", self.data
-                while len(data) >= 2 and len(data) >= 2 + data[1] and data[1] < 126:
-                    if data[0] & 0x0F == 8:
-                        raise ConnectionError(f"closed: {data!r}")
-                    body += data[2 : 2 + data[1]] if data[0] & 0x0F == 2 else b""
-                    data = data[2 + data[1] :]
-                if len(body) >= count:
-                    rest = body[count:]
-                    self.data = (bytes((0x82, len(rest))) + rest if rest else b"") + data
-                    return body[:count]
-            await self.more()
-
-    def send(self, payload: bytes) -> None:
-        head = bytes((0x82, 0x80 | len(payload), 0, 0, 0, 0)) if self.path is not None else b""
-        self.transport.write(head + payload)
-
-    async def open(self) -> None:
-        if self.path is not None:
-            lines = [
-                f"GET {self.path} HTTP/1.1", "Host: portal.example", "Upgrade: websocket", "Connection: Upgrade",
-                "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", f"Origin: {PUBLIC_URL}",
-                f"Sec-WebSocket-Protocol: {self.subprotocols}",
-            ]  # fmt: skip
-            self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n")
-            while b"\r\n\r\n" not in self.data:
-                await self.more()
-            head, _, self.data = self.data.partition(b"\r\n\r\n")
-            if b" 101 " not in head:
-                raise ConnectionError(head.decode())
-        await self.exactly(12)
-        self.send(b"RFB 003.008\n")
-        kind = (await self.exactly(2))[1]
-        self.send(bytes((kind,)))
-        if kind == 2:
-            self.send(rfb.vnc_response(PASSWORD, await self.exactly(16)))
-        await self.exactly(4)
-        self.send(b"\x01")
-        name = struct.unpack(">I", (await self.exactly(24))[20:])[0]
-        await self.exactly(name)
-        self.counting = True
-
-    async def take(self, blocks: int) -> None:
-        self.payload, self.wanted = 0, blocks * BLOCK
-        while blocks:
-            part = min(blocks, 60_000)
-            self.send(struct.pack(">BBHHHH", 3, 0, part, 0, 1, 1))
-            blocks -= part
-        await self.more()
-
-    async def echo(self) -> float:
-        self.payload, self.wanted = 0, 16
-        started = time.perf_counter()
-        self.send(struct.pack(">BBHH", 5, 0, 1, 1))
-        await self.more()
-        return time.perf_counter() - started
-
-
-@dataclasses.dataclass
-class Target:
-    name: str
-    connect: tuple[str, str | int]  # ("unix", path) or ("tcp", port)
-    path: str | None
-    subprotocols: Callable[[], str]
-    pid: int | None
-    memory_at_start: int = 0
-
-    def processes(self) -> list[psutil.Process]:
-        if self.pid is None:
-            return []
-        first = psutil.Process(self.pid)
-        return [first, *first.children(recursive=True)]
-
-    def cpu(self) -> float:
-        seconds = 0.0
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                times = process.cpu_times()
-                seconds += times.user + times.system
-        return seconds
-
-    def memory(self) -> int:
-        total = 0
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                total += process.memory_full_info().pss
-        return total
+PARTS = ("memory", "bytes", "events")
+TURNS = 100
+EVENTS = {1: 60, 50: 6, 200: 2}  # per screen and turn
+SPREAD_SECONDS = {1: 0.008, 50: 0.06, 200: 0.12}  # between two events of a screen, at most: people do not act in step
+DRAWS = 1000
+LEAST_MS = 0.05  # an added p99 below this is taken as this: a ratio of two nothings says nothing
+ALL = slice(None)
 
 
 @dataclasses.dataclass
 class Figures:
-    mb_per_cpu_second: list[float] = dataclasses.field(default_factory=list)
-    p50: list[float] = dataclasses.field(default_factory=list)
-    p99: list[float] = dataclasses.field(default_factory=list)
-    kib: list[float] = dataclasses.field(default_factory=list)
+    """`rates` in MB per processor second, one a round; `turns` in ms, one list a turn."""
+
+    rates: list[float] = dataclasses.field(default_factory=list)
+    turns: list[list[float]] = dataclasses.field(default_factory=list)
+    on_cpu: float = 0.0
+    waited: float = 0.0
+    kib: float = 0.0
+    kib_later: float = 0.0
 
 
-async def opened(target: Target) -> Client:
-    """A client with its screen open. Tries again a few times: websockify now and then gives up on a busy server."""
-    loop = asyncio.get_running_loop()
-    kind, place = target.connect
-    for attempt in range(40):
-        client = Client(target.path, target.subprotocols())
-        if kind == "unix":
-            await loop.create_unix_connection(lambda client=client: client, place)  # type: ignore[misc]
-        else:
-            await loop.create_connection(lambda client=client: client, "127.0.0.1", int(place))  # type: ignore[misc]
-        try:
-            await client.open()
-            return client
-        except (ConnectionError, TimeoutError) as error:
-            client.transport.abort()
-            if attempt == 39:
-                raise ConnectionError(f"{target.name}: {error}") from None
-            await asyncio.sleep(0.2)
-    raise AssertionError
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    what: str
+    text: str
+    met: bool | None  # None: the interval lies on both sides
+    target: Target
+    screens: int
+    kind: str  # "bytes", "events" or "memory"
 
 
-async def measure(target: Target, screens: int, figures: Figures) -> None:
-    target.memory_at_start = target.memory_at_start or target.memory()
-    clients: list[Client] = []
-    clients.extend([await opened(target) for _ in range(screens)])
+# -- what a browser does ------------------------------------------------------------------------------
+async def open_all(target: Target, screens: int) -> list[Client]:
+    clients = [await opened(target) for _ in range(screens)]
+    await asyncio.gather(*(client.take(8) for client in clients))  # every screen has shown a picture
+    return clients
+
+
+def hang_up(clients: list[Client]) -> None:
+    for client in clients:
+        client.transport.abort()
+
+
+async def pour(clients: list[Client], volume: int = VOLUME) -> None:
+    await asyncio.gather(*(client.take(volume // BLOCK // len(clients)) for client in clients))
+
+
+async def act(clients: list[Client], events: int) -> list[float]:
+    """Round trips in ms."""
+    spread = SPREAD_SECONDS[len(clients)]
+
+    async def one(client: Client) -> list[float]:
+        times = []
+        for _ in range(events):
+            await asyncio.sleep(random.uniform(0, spread))
+            times.append(await client.echo() * 1000)
+        return times
+
+    return [each for times in await asyncio.gather(*(one(client) for client in clients)) for each in times]
+
+
+# -- the three parts ----------------------------------------------------------------------------------
+async def measure_memory(target: Target, figures: Figures) -> None:
+    """What one more screen costs: 200 of them, after a few have come and gone (threads, pools, imports)."""
+    screens = max(SCREENS)
+    hang_up(await open_all(target, 4))
+    await asyncio.sleep(1.5)
+    before = target.memory()
+    clients = await open_all(target, screens)
     try:
-        await asyncio.gather(*(client.take(8) for client in clients))  # every screen has shown a picture
-        if target.pid is not None:
-            figures.kib.append((target.memory() - target.memory_at_start) / screens / 1024)
-
-        async def act(client: Client, count: int) -> list[float]:
-            times = []
-            for _ in range(count):
-                times.append(await client.echo())
-                await asyncio.sleep(0.02 if screens == 1 else 0.1)
-            return times
-
-        results = await asyncio.gather(*(act(client, 200 if screens == 1 else 30) for client in clients))
-        times = sorted(one for each in results for one in each)
-        figures.p50.append(times[len(times) // 2] * 1000)
-        figures.p99.append(times[int(len(times) * 0.99)] * 1000)
-
-        if target.pid is not None:
-            blocks = VOLUME // BLOCK // screens
-            used = target.cpu()
-            await asyncio.gather(*(client.take(blocks) for client in clients))
-            used = target.cpu() - used
-            figures.mb_per_cpu_second.append(blocks * screens * BLOCK / 1e6 / max(used, 0.01))
+        await asyncio.sleep(0.5)
+        figures.kib = (target.memory() - before) / screens / 1024
+        await pour(clients)
+        await asyncio.sleep(0.5)
+        figures.kib_later = (target.memory() - before) / screens / 1024
     finally:
-        for client in clients:
-            client.transport.abort()
+        hang_up(clients)
+        await asyncio.sleep(0.5)
+
+
+async def measure_rate(target: Target, screens: int, figures: Figures) -> None:
+    clients = await open_all(target, screens)
+    try:
+        used = target.cpu()
+        await pour(clients)
+        used = target.cpu() - used
+        figures.rates.append(VOLUME // BLOCK // screens * screens * BLOCK / 1e6 / max(used, 0.01))
+    finally:
+        hang_up(clients)
         await asyncio.sleep(0.3)
 
 
-# -- the gateways -------------------------------------------------------------------------------------
-@contextlib.contextmanager
-def stage(folder: Path) -> Iterator[list[Target]]:
-    """All servers, and the lines to measure."""
-    certificate, key = make_certificate(folder)
-    unix, ws_port, tls_port = str(folder / "vnc.sock"), free_port(), free_port()
-    # One process for each kind, so that none waits for another's load.
-    addresses = (unix, ws_port, tls_port, str(certificate), str(key))
-    servers = [
-        multiprocessing.Process(target=serve_vnc, args=(kind, *addresses), daemon=True)
-        for kind in ("unix", "ws", "tls")
-    ]
-    for server in servers:
-        server.start()
-    children: list[subprocess.Popen] = []
-
-    def start(command: list[str], **options) -> subprocess.Popen:
-        children.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, **options))
-        return children[-1]
-
+async def measure_events(targets: list[Target], screens: int, found: dict[tuple[str, int], Figures]) -> None:
+    """All lines stay open; in each turn every one of them is used, one after the other, in an order of its own."""
+    lines: list[tuple[Target, list[Client]]] = []
     try:
-        start(["redis-server", "--port", "0", "--unixsocket", str(folder / "redis.sock"), "--save", "",
-               "--appendonly", "no", "--dir", str(folder)], stdout=subprocess.DEVNULL)  # fmt: skip
-        wait_for_path(folder / "redis.sock")
-        wait_for_path(Path(unix))
-        portal = cast.new_portal(folder / "home", f"unix://{folder / 'redis.sock'}")
-        patient = cast.enter(portal, cast.PATIENT)
-        machine = Machine(vmid=VMID, node="pve", template="probe", state="claimed")
-        vm_session = VmSession(
-            account_id=patient.account.id, machine_id=machine.id, viewer="probe", template="probe", state="live"
-        )
-        with portal.database.write() as db:
-            db.add(machine)
-            db.flush()
-            db.add(vm_session)
-
-        def ticket() -> str:
-            text = tickets.issue(
-                portal.keys.ticket_key, vm_session_id=vm_session.id, access="control", now=now(),
-                grant=f"owner:{patient.login.login_session.id}",
-            )  # fmt: skip
-            return f"myphr.screen.1, ticket.{text}"
-
-        targets = [Target("direct", ("unix", unix), None, str, None)]
-        lines = {
-            "gateway": {"url": f"unix:{unix}", "password": PASSWORD},
-            "gateway, TLS": {"url": f"wss://127.0.0.1:{tls_port}/", "password": PASSWORD, "ca_file": str(certificate)},
-        }
-        for name, console in lines.items():
-            config = folder / f"{name}.json"
-            config.write_text(json.dumps({
-                "database_url": portal.settings.database_url, "redis_url": portal.settings.redis_url,
-                "ticket_key": portal.keys.ticket_key.hex(), "public_url": PUBLIC_URL,
-                "constants": {"SCREENS_PER_GRANT_MAX": 1000}, "consoles": {"fixed": {str(VMID): console}},
-            }))  # fmt: skip
-            process = start(
-                [sys.executable, "-m", "tests.integration.screen.run_gateway", str(config)],
-                stdout=subprocess.PIPE, text=True, cwd=ROOT,
-            )  # fmt: skip
-            assert process.stdout is not None
-            port = int(process.stdout.readline().rpartition(":")[2])
-            targets.append(Target(name, ("tcp", port), "/", ticket, process.pid))
-        websockify_port = free_port()
-        process = start(
-            [str(Path(sys.executable).parent / "websockify"), f"127.0.0.1:{websockify_port}", f"--unix-target={unix}"],
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        targets.append(Target("websockify", ("tcp", websockify_port), "/", lambda: "binary", process.pid))
-        wait_for_port(websockify_port)
-        nginx = shutil.which("nginx") or "/usr/sbin/nginx"
-        if Path(nginx).exists():
-            plain, tls = free_port(), free_port()
-            config = folder / "nginx.conf"
-            config.write_text(
-                nginx_config(folder, {plain: f"http://127.0.0.1:{ws_port}", tls: f"https://127.0.0.1:{tls_port}"})
-            )
-            process = start([nginx, "-c", str(config), "-p", str(folder)], stdout=subprocess.DEVNULL)
-            wait_for_port(plain)
-            targets.append(Target("nginx", ("tcp", plain), "/", lambda: "binary", process.pid))
-            targets.append(Target("nginx, TLS", ("tcp", tls), "/", lambda: "binary", process.pid))
-        yield targets
+        for target in targets:
+            lines.append((target, await open_all(target, screens)))
+        for clients in (clients for _, clients in lines):
+            await act(clients, 2)
+        for _ in range(TURNS):
+            for target, clients in random.sample(lines, len(lines)):
+                figures = found[target.name, screens]
+                on, waited = target.waiting()
+                figures.turns.append(await act(clients, EVENTS[screens]))
+                on_after, waited_after = target.waiting()
+                figures.on_cpu += on_after - on
+                figures.waited += waited_after - waited
     finally:
-        for child in reversed(children):
-            with contextlib.suppress(psutil.Error):
-                for grandchild in psutil.Process(child.pid).children(recursive=True):
-                    grandchild.kill()
-            child.kill()
-            child.wait()
-        for server in servers:
-            server.kill()
-            server.join()
+        for _, clients in lines:
+            hang_up(clients)
+        await asyncio.sleep(0.5)
 
 
-def nginx_config(folder: Path, lines: dict[int, str]) -> str:
-    servers = "".join(
-        f"""server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {upstream}; proxy_http_version 1.1;
-        proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";
-        proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 64k;
-        proxy_ssl_verify off; proxy_read_timeout 600s; }} }}\n"""
-        for port, upstream in lines.items()
-    )
-    return f"""daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr crit; user root;
-events {{ worker_connections 2048; }}
-http {{ access_log off; {
-        "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    } {servers} }}"""
+# -- what the figures say -----------------------------------------------------------------------------
+def point(turns: numpy.ndarray, share: float) -> float:
+    times = turns.ravel()
+    place = min(int(times.size * share), times.size - 1)
+    return float(numpy.partition(times, place)[place])
 
 
-def wait_for_path(path: Path) -> None:
-    while not path.exists():
-        time.sleep(0.02)
+def added(figures: Figures, direct: Figures, picked: numpy.ndarray | slice = ALL) -> float:
+    """How much later the 99th of 100 events is answered than without a gateway, in ms."""
+    with_it, without = (numpy.array(each.turns)[picked] for each in (figures, direct))
+    return max(point(with_it, 0.99) - point(without, 0.99), LEAST_MS)
 
 
-def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.02)
-    raise RuntimeError("a peer did not start")
+def ratio_of_added(ours: Figures, theirs: Figures, direct: Figures) -> tuple[float, float, float]:
+    """The ratio and its 95 % interval: whole turns are drawn again (bootstrap), the same ones for all three."""
+    drawn = []
+    generator = numpy.random.default_rng()
+    for _ in range(DRAWS):
+        picked = generator.integers(0, TURNS, TURNS)
+        drawn.append(added(ours, direct, picked) / added(theirs, direct, picked))
+    drawn.sort()
+    return added(ours, direct) / added(theirs, direct), drawn[int(DRAWS * 0.025)], drawn[int(DRAWS * 0.975)]
 
 
-# -- the report ---------------------------------------------------------------------------------------
+def judge(targets: list[Target], found: dict[tuple[str, int], Figures], parts: list[str]) -> list[Verdict]:
+    by_name = {target.name: target for target in targets}
+    verdicts = []
+    ours = by_name["gateway"]
+    for screens in SCREENS if "bytes" in parts else ():
+        pairs = zip(found["gateway", screens].rates, found["websockify", screens].rates, strict=True)
+        ratios = sorted(mine / theirs for mine, theirs in pairs)
+        middle = statistics.median(ratios)
+        verdicts.append(Verdict(
+            f"bytes per CPU second against websockify, {screens} screens",
+            f"{middle:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}), target >= 3", middle >= 3, ours, screens, "bytes",
+        ))  # fmt: skip
+    for name in ("gateway", "gateway, TLS") if "memory" in parts else ():
+        figures = found[name, max(SCREENS)]
+        worst = max(figures.kib, figures.kib_later)
+        verdicts.append(Verdict(
+            f"KiB per screen, {name}, {max(SCREENS)} screens",
+            f"{figures.kib:.0f}, after 1 GiB of pictures {figures.kib_later:.0f}, target <= 40", worst <= 40,
+            by_name[name], max(SCREENS), "memory",
+        ))  # fmt: skip
+    comparisons = [
+        ("gateway", "websockify", "<", 1.0),
+        ("gateway", "nginx", "<=", 2.0),
+        ("gateway, TLS", "nginx, TLS", "<=", 2.0),
+    ]
+    for screens in SCREENS if "events" in parts else ():
+        for mine, peer, sign, limit in comparisons:
+            if peer not in by_name:
+                continue
+            value, low, high = ratio_of_added(*(found[name, screens] for name in (mine, peer, "direct")))
+            verdicts.append(Verdict(
+                f"added p99 of {mine} against {peer}, {screens} screens",
+                f"{value:.2f} (95 % between {low:.2f} and {high:.2f}), target {sign} {limit:.0f}",
+                True if high < limit else False if low > limit else None, by_name[mine], screens, "events",
+            ))  # fmt: skip
+    return verdicts
+
+
+def print_table(targets: list[Target], found: dict[tuple[str, int], Figures]) -> None:
+    head = f"{'':13}{'screens':>8}{'MB/CPU s':>10}{'p50 ms':>8}{'p99 ms':>8}{'added p99':>10}"
+    print(f"{head}{'us/event':>10}{'waited us':>10}{'KiB/screen':>11}{'later':>7}")
+
+    def cell(value: float | None, width: int, digits: int = 0) -> str:
+        return f"{'-':>{width}}" if value is None else f"{value:>{width}.{digits}f}"
+
+    for target in targets:
+        for screens in SCREENS:
+            figures, own = found[target.name, screens], target.pid is not None
+            turns = numpy.array(figures.turns) if figures.turns else None
+            print(
+                f"{target.name:13}{screens:>8}"
+                + cell(statistics.median(figures.rates) if figures.rates else None, 10)
+                + cell(point(turns, 0.5) if turns is not None else None, 8, 2)
+                + cell(point(turns, 0.99) if turns is not None else None, 8, 2)
+                + cell(added(figures, found["direct", screens]) if own and turns is not None else None, 10, 2)
+                + cell(figures.on_cpu / turns.size * 1e6 if own and turns is not None else None, 10)
+                + cell(figures.waited / turns.size * 1e6 if own and turns is not None else None, 10)
+                + cell(figures.kib or None, 11)
+                + cell(figures.kib_later or None, 7)
+            )
+
+
+async def explain(verdict: Verdict) -> list[str]:
+    """The profile of our gateway under the load of that target."""
+    pids = [process.pid for process in verdict.target.processes()]
+    if verdict.kind == "memory":
+        early = mapped(pids)
+        clients = await open_all(verdict.target, verdict.screens)
+        await pour(clients)
+        late = mapped(pids)
+        hang_up(clients)
+        shares = (f"{kind} {(late[kind] - early.get(kind, 0)) / verdict.screens:.1f}" for kind in late)
+        return [f"KiB a screen, by kind of mapping: {', '.join(shares)}"]
+    clients = await open_all(verdict.target, verdict.screens)
+    try:
+        if verdict.kind == "bytes":
+            return await profile(pids, lambda: pour(clients, 2 * VOLUME))
+        return await profile(pids, lambda: act(clients, 10 * EVENTS[verdict.screens]))
+    finally:
+        hang_up(clients)
+        await asyncio.sleep(0.3)
+
+
+def mapped(pids: list[int]) -> dict[str, int]:
+    """KiB in memory: of the heap, of other anonymous memory (arenas of threads, pools of Python), of files."""
+    found: dict[str, int] = {}
+    kind = ""
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+            parts = line.split()
+            if not parts[0].endswith(":"):
+                name = parts[5] if len(parts) > 5 else ""
+                kind = "heap" if name == "[heap]" else "file" if name.startswith("/") else "anonymous"
+            elif parts[0] == "Pss:":
+                found[kind] = found.get(kind, 0) + int(parts[1])
+    return found
+
+
 def main() -> None:
     numbers = [int(text) for text in sys.argv[1:] if text.isdigit()]
+    parts = [part for part in PARTS if part in sys.argv[1:]] or list(PARTS)
     rounds = numbers[0] if numbers else 3
-    found: dict[tuple[str, int], Figures] = {}
+    print(f"load at the start {os.getloadavg()[0]:.1f}, {VOLUME >> 20} MiB a measurement, median of {rounds} rounds; "
+          f"{TURNS} turns of round trips", flush=True)  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="myphr-bench-") as name, stage(Path(name)) as targets:
+        found = {(target.name, screens): Figures() for target in targets for screens in SCREENS}
 
         async def run() -> None:
-            for _ in range(rounds):
+            for target in targets if "memory" in parts else ():
+                if not target.reference:
+                    await measure_memory(target, found[target.name, max(SCREENS)])
+            for _ in range(rounds if "bytes" in parts else 0):
                 for screens in SCREENS:
                     for target in targets:
-                        figures = found.setdefault((target.name, screens), Figures())
-                        await measure(target, screens, figures)
+                        if target.pid is not None:
+                            await measure_rate(target, screens, found[target.name, screens])
+            for screens in SCREENS if "events" in parts else ():
+                await measure_events(targets, screens, found)
+            print_table(targets, found)
+            print(f"load at the end {os.getloadavg()[0]:.1f}")
+            for verdict in judge(targets, found, parts):
+                word = {True: "met   ", False: "MISSED", None: "open  "}[verdict.met]
+                print(f"{word} {verdict.what}: {verdict.text}", flush=True)
+                if verdict.met is False or "--profile" in sys.argv:
+                    for line in await explain(verdict):
+                        print(f"         {line}", flush=True)
 
         uvloop.run(run())
-        names = [target.name for target in targets]
-    middle = statistics.median
-    print(f"{VOLUME >> 20} MiB a run, median of {rounds}; round trip of an input event through the line")
-    print(f"{'':14}{'screens':>8}{'MB/CPU s':>10}{'p50 ms':>9}{'p99 ms':>9}{'added p99':>11}{'KiB/screen':>12}")
-    for name in names:
-        for screens in SCREENS:
-            figures, direct = found[name, screens], found["direct", screens]
-            rate = f"{middle(figures.mb_per_cpu_second):10.0f}" if figures.mb_per_cpu_second else f"{'-':>10}"
-            # With few screens this would show what the process keeps from earlier rounds.
-            memory = f"{middle(figures.kib):12.0f}" if figures.kib and screens == max(SCREENS) else f"{'-':>12}"
-            added = max(middle(figures.p99) - middle(direct.p99), 0.0)
-            print(
-                f"{name:14}{screens:>8}{rate}{middle(figures.p50):9.2f}{middle(figures.p99):9.2f}{added:11.2f}{memory}"
-            )
-
-    def verdict(what: str, value: float, good: bool, target: str) -> None:
-        print(f"{'met   ' if good else 'MISSED'} {what}: {value:.2f} (target {target})")
-
-    def added(name: str, screens: int) -> float:
-        return max(middle(found[name, screens].p99) - middle(found["direct", screens].p99), 0.05)
-
-    for screens in SCREENS:
-        ratio = middle(found["gateway", screens].mb_per_cpu_second) / middle(
-            found["websockify", screens].mb_per_cpu_second
-        )
-        verdict(f"bytes per CPU second against websockify, {screens} screens", ratio, ratio >= 3, ">= 3")
-    for name in ("gateway", "gateway, TLS"):
-        value = middle(found[name, 200].kib)
-        verdict(f"KiB per screen, {name}, 200 screens", value, value <= 40, "<= 40")
-    for screens in SCREENS:
-        ratio = added("gateway", screens) / added("websockify", screens)
-        verdict(f"added p99 against websockify, {screens} screens", ratio, ratio < 1, "< 1")
-        for ours, theirs in (("gateway", "nginx"), ("gateway, TLS", "nginx, TLS")):
-            if (theirs, screens) in found:
-                ratio = added(ours, screens) / added(theirs, screens)
-                verdict(f"added p99 of {ours} against {theirs}, {screens} screens", ratio, ratio <= 2, "<= 2")
 
 
 if __name__ == "__main__":

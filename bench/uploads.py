@@ -3,13 +3,15 @@
 Same machine, same run, the same curl as client, rounds interleaved, medians. Ours is always durable when it answers
 (fdatasync of the container, directory synced, row committed); nginx and rclone are not, so the plain peers are
 measured as they come and again with `sync` of the file and its folder before the clock stops: that pair is the fair
-one. Prints figures and ratios, asserts nothing. `python -m bench.uploads [rounds] [MiB]`.
+one. Prints figures and ratios, where our time goes stage by stage, and asserts nothing.
+`python -m bench.uploads [rounds] [MiB]`.
 """
 
 import concurrent.futures
 import contextlib
 import dataclasses
-import hashlib
+import functools
+import json
 import os
 import random
 import shutil
@@ -18,18 +20,24 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
-from sqlmodel import select
+from flask import Flask
+from sqlmodel import Session, select
 
 from myphr.crypto import container, envelope
+from myphr.ingest import uploads
 from myphr.people.models import Account, StoredKeyRing
 from myphr.records.models import Item, Upload
+from myphr.records.store import Appender
+from myphr.web.uploads import SocketBody
 from tests.cast import new_portal
+from tests.integration.uploads import serving
 from tests.running import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -103,7 +111,7 @@ def _curl(*arguments: str) -> None:
     subprocess.run(["curl", "-sS", "-f", "-o", "/dev/null", *arguments], check=True)
 
 
-def ours(folder: Path) -> Peer:
+def ours(folder: Path, app: str = "tests.integration.uploads.serving:create_app()", **more: str) -> Peer:
     """gunicorn gthread with the upload routes and cheap sign-in, store and database below `folder`."""
     portal = new_portal(folder / "home")
     pair = envelope.new_key_pair()
@@ -116,10 +124,10 @@ def ours(folder: Path) -> Peer:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     environ = {k: v for k, v in os.environ.items() if not k.startswith("MYPHR_")}
-    environ |= {"MYPHR_HOME": str(portal.settings.home), "MYPHR_PUBLIC_URL": url}
+    environ |= {"MYPHR_HOME": str(portal.settings.home), "MYPHR_PUBLIC_URL": url} | more
     process = _start(
         [sys.executable, "-m", "gunicorn", "--no-control-socket", "-k", "gthread", "--threads", "64", "--timeout", "0",
-         "-b", f"127.0.0.1:{port}", "tests.integration.uploads.serving:create_app()"], port, environ,
+         "-b", f"127.0.0.1:{port}", app], port, environ,
     )  # fmt: skip
     headers = ["-H", f"X-Account: {account.id}", "-H", "Tus-Resumable: 1.0.0"]
 
@@ -236,7 +244,7 @@ def main(rounds: int = 3, mebibytes: int = 512) -> None:
         for number in range(rounds + 1):
             # Another order each round: the pages that one server's deleted file gives back make the next one faster.
             for peer in order.sample(peers, len(peers)):
-                subprocess.run(["sync"], check=True)  # what the one before left dirty is not the next one's to write
+                _settle(folder, mebibytes)
                 before, started = peer.cpu_seconds(), time.monotonic()
                 peer.send(source)
                 took = time.monotonic() - started
@@ -245,13 +253,15 @@ def main(rounds: int = 3, mebibytes: int = 512) -> None:
                     figures[peer.name].cpu.append(peer.cpu_seconds() - before)
                 peer.clean()
         _print(figures, mebibytes, {peer.name: peer.memory("VmHWM") - idle[peer.name] for peer in peers})
-        _profile()
+        _profile(folder, source, rounds)
         _many_at_once(peers[0], source, folder)
 
 
 def _print(figures: dict[str, Figures], mebibytes: int, memory: dict[str, int]) -> None:
     speed = {name: mebibytes * MIB / 1e6 / statistics.median(one.seconds) for name, one in figures.items()}
-    print(f"one upload of {mebibytes} MiB, median of {len(next(iter(figures.values())).seconds)} interleaved rounds")
+    rounds = len(next(iter(figures.values())).seconds)
+    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    print(f"one upload of {mebibytes} MiB, median of {rounds} interleaved rounds; load average {load}")
     print(f"{'':34} {'MB/s':>7} {'CPU s/GB':>9} {'memory +MiB':>12}")
     for name, one in figures.items():
         cpu = statistics.median(one.cpu) / (mebibytes * MIB / 1e9)
@@ -265,21 +275,82 @@ def _print(figures: dict[str, Figures], mebibytes: int, memory: dict[str, int]) 
     print(f"target: at least {TARGET} of nginx with equal durability: {fair:.2f} ({verdict})")
 
 
-def _profile() -> None:
-    """Where our CPU goes beyond a plain server's receive and write: the hash that each item keeps, and the cipher."""
-    block = os.urandom(MIB // 2)
-    rounds = 400
-    digest = hashlib.sha256()
-    sealer = container.ChunkSealer(container.new_dek(), bytes(16), bytes(16))
-    out = bytearray(len(block) + 8 * container.TAG_BYTES)
-    for name, work in (
-        ("SHA-256", lambda: digest.update(block)),
-        ("AES-256-GCM in chunks", lambda: sealer.seal_chunks_into(block, out, False)),
-    ):
-        started = time.thread_time()
-        for _ in range(rounds):
-            work()
-        print(f"of our CPU: {name}: {(time.thread_time() - started) / (rounds * len(block) / 1e9):.2f} s/GB")
+# -- where our time goes --------------------------------------------------------------------------
+class _Stages:
+    """Wall and CPU seconds of each stage of uploads in this process, noted as one JSON line per finished request."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._guard = threading.Lock()
+        self._seconds: dict[str, tuple[float, float]] = {}
+
+    def watch(self, owner: object, name: str, stage: str, then: Callable[[], object] = lambda: None) -> None:
+        """Counts each call of `owner.name` as `stage`; `then` runs after it."""
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def watched(*arguments: object, **named: object) -> object:
+            wall, cpu = time.monotonic(), time.thread_time()
+            try:
+                return original(*arguments, **named)
+            finally:
+                wall, cpu = time.monotonic() - wall, time.thread_time() - cpu
+                with self._guard:
+                    before = self._seconds.get(stage, (0.0, 0.0))
+                    self._seconds[stage] = (before[0] + wall, before[1] + cpu)
+                then()
+
+        setattr(owner, name, watched)
+
+    def note(self) -> None:
+        with self._guard, open(self._path, "a") as file:
+            file.write(json.dumps(self._seconds) + "\n")
+            self._seconds = {}
+
+
+def staged_app() -> Flask:
+    """The upload routes with a clock around each stage: slower by nothing that shows, but never measured as `ours`."""
+    stages = _Stages(os.environ.pop("STAGES_FILE"))
+    stages.watch(SocketBody, "receive", "receive")
+    stages.watch(uploads._Stream, "_count", "SHA-256")
+    stages.watch(container.ChunkSealer, "seal_chunks_into", "AES-256-GCM")
+    stages.watch(Appender, "put", "write")
+    stages.watch(os, "fdatasync", "fdatasync")
+    stages.watch(os, "fsync", "folder sync")
+    stages.watch(Session, "commit", "database commit")
+    stages.watch(uploads.Uploads, "append", "the whole PATCH", stages.note)
+    return serving.create_app()
+
+
+def _profile(folder: Path, source: Path, rounds: int) -> None:
+    """Stage by stage: those of different threads overlap, so their wall times add up to more than the whole."""
+    notes = folder / "stages"
+    peer = ours(folder / "staged", "bench.uploads:staged_app()", STAGES_FILE=str(notes))
+    try:
+        for _ in range(rounds + 1):
+            _settle(folder, source.stat().st_size // MIB)
+            peer.send(source)
+            peer.clean()
+    finally:
+        peer.stop()
+    gigabytes = source.stat().st_size / 1e9
+    runs = [json.loads(line) for line in notes.read_text().splitlines()][1:]
+    print(f"{'where our time goes':24} {'wall s/GB':>10} {'CPU s/GB':>9}")
+    for stage in sorted(runs[0], key=lambda name: -runs[0][name][0]):
+        wall, cpu = (statistics.median(run.get(stage, (0, 0))[of] for run in runs) / gigabytes for of in (0, 1))
+        print(f"{stage:24} {wall:10.2f} {cpu:9.2f}")
+
+
+def _settle(folder: Path, mebibytes: int) -> None:
+    """The same ground for everyone. What the one before left dirty is not the next one's to write. And a virtual
+    machine gives free memory back to its host within seconds: who then fills the page cache first waits for the host,
+    which was seen to cost 1.5 CPU s/GB, five times what nginx needs; so a file that nobody measures fills it first."""
+    subprocess.run(["sync"], check=True)
+    block = bytes(MIB)
+    with (folder / "settling").open("wb", buffering=0) as file:
+        for _ in range(mebibytes + mebibytes // 2):
+            file.write(block)
+    (folder / "settling").unlink()  # before the kernel began to write it
 
 
 def _many_at_once(peer: Peer, source: Path, folder: Path, count: int = 16) -> None:
