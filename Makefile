@@ -39,6 +39,9 @@ bench: setup-test ## figures against named peers, measured in one run
 conformance: setup ## replay recorded answers of a real Proxmox node against localpve
 	@$(python) -m myphr.localpve.conformance
 
+vectors: setup-test ## all published and frozen vectors, with the product and with a second implementation
+	@$(python) -m tests.vectors.check
+
 demo-data: setup ## load sample studies: make demo-data EMAIL=you@example.org
 	@$(python) -m myphr demo-data $(EMAIL)
 

@@ -6,11 +6,15 @@ Thin: parses, calls one function, prints plain words. Settings come from the env
 import argparse
 import asyncio
 import os
+import pwd
+import subprocess
 import sys
 from pathlib import Path
 
 from myphr.errors import ConfigurationError, PortalError
 from myphr.settings import Settings, load
+
+KEYHOLDER_USER = "myphr-keys"
 
 
 def init(settings: Settings) -> None:
@@ -33,6 +37,34 @@ def init(settings: Settings) -> None:
     upgrade(settings.database_url)
 
 
+def init_keyholder(settings: Settings) -> None:
+    """The keyholder's folder, passphrase and the root of its CA, unless they are there. In a process of its own, so
+    that none of its keys was ever in one of ours. Raises ConfigurationError."""
+    if not settings.embedded_keyholder or (settings.home / "keyholder").exists():
+        return
+    user = _keyholder_user(settings.home)
+    done = subprocess.run(
+        [sys.executable, "-m", "myphr.keyholder", "init", "--folder", str(settings.home / "keyholder"),
+         "--passphrase-file", settings.keyholder_passphrase_file, "--root-folder", str(settings.home / "ca-root"),
+         "--argon2-memory-kib", str(settings.argon2_memory_kib), "--argon2-passes", str(settings.argon2_passes),
+         *(["--user", user] if user else [])],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise ConfigurationError(f"the keyholder could not be made: {done.stderr.strip()[-500:]}")
+    print(done.stdout, end="")
+
+
+def _keyholder_user(home: Path) -> str | None:
+    """`myphr-keys`, where we may become it, it exists, and it gets through to the home; else our own user."""
+    try:
+        pwd.getpwnam(KEYHOLDER_USER)
+    except KeyError:
+        return None
+    open_to_it = all(folder.stat().st_mode & 0o001 for folder in (home, *home.resolve().parents))
+    return KEYHOLDER_USER if os.geteuid() == 0 and open_to_it else None
+
+
 def _publish_templates(settings: Settings) -> None:
     from myphr.machines.templates import publish_all
     from myphr.portal import Portal
@@ -44,12 +76,14 @@ def _up(settings: Settings, _arguments: argparse.Namespace) -> int:
     from myphr.supervisor import run
 
     init(settings)
+    init_keyholder(settings)
     asyncio.run(run(settings, before_web=lambda: _publish_templates(settings)))
     return 0
 
 
 def _init(settings: Settings, _arguments: argparse.Namespace) -> int:
     init(settings)
+    init_keyholder(settings)
     print(f"ready: {settings.home}")
     return 0
 
@@ -105,10 +139,14 @@ def _demo_data(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _operator(settings: Settings, arguments: argparse.Namespace) -> int:
+    from myphr.errors import KeyholderUnavailable
     from myphr.people import accounts
     from myphr.portal import Portal
 
-    accounts.make_operator(Portal(settings), arguments.email)
+    try:
+        accounts.make_operator(Portal(settings), arguments.email)
+    except KeyholderUnavailable:  # the account has become one; only the keyholder's half is left
+        print("to register organisations too, run this again while the portal is up")
     print(f"{arguments.email} may see {settings.public_url}/operator")
     return 0
 

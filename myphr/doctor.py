@@ -17,8 +17,15 @@ from urllib.parse import urlsplit
 import redis
 from sqlalchemy import text
 
-from myphr.database import new_id
-from myphr.errors import ConfigurationError, HypervisorRefused, HypervisorUnreachable, PortalError
+from myphr.crypto.certificates import Chain, ca_not_after
+from myphr.database import new_id, now
+from myphr.errors import (
+    ConfigurationError,
+    HypervisorRefused,
+    HypervisorUnreachable,
+    KeyholderUnavailable,
+    PortalError,
+)
 from myphr.machines import addresses, placement, pool, vm_sessions
 from myphr.machines.models import Machine
 from myphr.machines.proxmox import Hypervisor
@@ -59,7 +66,7 @@ class Check:
 def run(parts: Portal, *, probe: bool = True) -> list[Check]:
     """All checks, cheap ones first. `probe` starts a machine and asks it what it can reach."""
     checks: list[Check] = []
-    for group in (_database, _redis, _store, _keys, _mail, _ports, _hypervisor):
+    for group in (_database, _redis, _store, _keys, _keyholder, _mail, _ports, _hypervisor):
         checks += _guarded(group, parts)
     if probe and all(check.ok for check in checks if check.name in ("hypervisor", "templates")):
         checks += _guarded(_isolation, parts)
@@ -152,6 +159,40 @@ def _keys(parts: Portal) -> Iterator[Check]:
     parts.keys.worker  # noqa: B018 - raises when a key file is missing, open to others or damaged
     mode = stat.S_IMODE(parts.settings.keys_dir.stat().st_mode)
     yield Check("keys", mode & 0o077 == 0, "The portal's keys are there, for its own user only.")
+
+
+def _keyholder(parts: Portal) -> Iterator[Check]:
+    settings = parts.settings
+    folder = settings.home / "keyholder"
+    if settings.embedded_keyholder and not folder.exists():
+        yield Check("keyholder", False, "The keyholder was never set up.", "Run `myphr init`.")
+        return
+    if settings.embedded_keyholder and os.geteuid() == 0:
+        apart = folder.stat().st_uid != 0
+        yield Check("keyholder's user", True, "The keyholder has a unix user of its own." if apart else
+                    "The keyholder runs as root, like the portal: docs/operations/keyholder.md, Its own user.")
+    if (settings.home / "ca-root").exists():
+        yield Check("root of the CA", True, "The root of the CA still lies in ca-root below the home: "
+                    "take it away, as docs/operations/keyholder.md says.")
+    try:
+        hello = parts.keyholder.hello()
+    except KeyholderUnavailable as error:
+        # Like the portal's ports: what we start ourselves may be down while nothing runs.
+        down = settings.embedded_keyholder and not Path(settings.keyholder_address.removeprefix("unix:")).exists()
+        yield Check("keyholder", down, "The keyholder is not running; it starts with the portal." if down else
+                    f"The keyholder does not answer ({error.detail}).",
+                    "Its log is log/keyholder.log: a wrong passphrase and foreign file modes stop it.")
+        return
+    seconds = abs(hello.time - time.time())
+    yield Check("keyholder", seconds <= CLOCK_SECONDS_MAX and hello.ca,
+                "The keyholder answers and holds the CA." if hello.ca else "The keyholder answers but holds no CA.",
+                "Its clock must be right, and the portal's own keyholder must be the CA's.")
+    root, intermediates = parts.keyholder.ca_chain()
+    Chain(root, intermediates, parts.keyholder.ca_crl())
+    end = max(ca_not_after(der) for der in intermediates)
+    days = (end - now()).days
+    yield Check("intermediate of the CA", days > 60, f"It is valid for {days} days more.",
+                "Renew it with the root: docs/operations/keyholder.md.")
 
 
 def _mail(parts: Portal) -> Iterator[Check]:

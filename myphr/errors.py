@@ -87,6 +87,68 @@ class RecoveryFailed(PortalError):
     status = 403
 
 
+class SignInRevoked(PortalError):
+    """The person's identity was revoked by an operator: told only to who knows the password."""
+
+    code = "sign-in-revoked"
+    sentence = (
+        "The operator of this portal has stopped this account, and nobody can sign in to it. Your files are kept,"
+        " sealed as before. Write to the operator: they can give you a new identity, and the same password lets you in."
+    )
+    status = 403
+
+
+class SignInUnconfirmed(PortalError):
+    """The identity's keys do not open, or the CA knows this GID with another key: somebody changed the database."""
+
+    code = "sign-in-unconfirmed"
+    sentence = (
+        "What the portal keeps about your identity does not fit together. Nothing in your record is lost. Write to the"
+        " operator: they can give you a new identity, and the same password lets you in again."
+    )
+    status = 403
+
+
+class SecondStepRequired(PortalError):
+    """The password is right; a passkey or a code is still to come. `accounts.begin_sign_in` leads on from here."""
+
+    code = "second-step-required"
+    sentence = "Your password is right. This account also asks for a passkey or a code."
+    status = 403
+
+
+class SecondStepRefused(PortalError):
+    code = "second-step-refused"
+    sentence = "This did not work: {reason}."
+    status = 403
+
+
+class SecondStepOver(PortalError):
+    """The five minutes between password and second step are over, or it was used already."""
+
+    code = "second-step-over"
+    sentence = "That took more than five minutes, or was done in another window. Please begin with your password again."
+    status = 403
+
+
+class CertificateMissing(PortalError):
+    """Nothing to prove oneself with: the keyholder was away at sign-in, or the person cancelled the certificate."""
+
+    code = "certificate-missing"
+    sentence = (
+        "Sharing with people needs your certificate, and you have none at the moment. Get a new one on My account."
+    )
+    status = 409
+
+
+class OperatorUnknown(PortalError):
+    code = "operator-unknown"
+    sentence = (
+        "The keyholder does not know you as an operator yet. On the server, run: myphr operator <your e-mail address>."
+    )
+    status = 403
+
+
 # -- pages ----------------------------------------------------------------------------------------
 class FormExpired(PortalError):
     """The CSRF token is missing, of another login session, or the request came from a foreign page."""
@@ -132,6 +194,56 @@ class EnvelopeError(PortalError):
     status = 403
 
 
+# -- sharing by attributes ------------------------------------------------------------------------
+class PolicyError(PortalError):
+    """A sharing rule in text or bytes that is not one; fact `reason`: what is wrong, without any name from it."""
+
+    code = "policy-refused"
+    sentence = "This sharing rule cannot be used: {reason}."
+    status = 422
+
+    def __init__(self, detail: str = "", *, reason: str = "it is not written as rules are") -> None:
+        super().__init__(detail or reason, reason=reason)
+
+
+class AbeError(PortalError):
+    """Base of what goes wrong when a key is opened by attributes."""
+
+    code = "share-refused"
+    sentence = "What was shared here does not open with your keys. Ask the person who shared it to share it again."
+    status = 403
+
+
+class AbeMalformed(AbeError):
+    """A header, key or public value that is not exactly what was made: cut, extended, flipped, or of another group."""
+
+    code = "share-corrupt"
+    sentence = "What was shared here was damaged and cannot be opened. Ask the person who shared it to share it again."
+    status = 500
+
+
+class AbeNotSatisfied(AbeError):
+    """The keys at hand do not satisfy the policy."""
+
+    code = "share-not-allowed"
+    sentence = "This was shared with people in another role or without your being included. You cannot open it."
+
+
+class AuthorityRefused(AbeError):
+    """A public value without a valid proof that its owner knows the secret, or of another authority than named."""
+
+    code = "authority-refused"
+    sentence = "This organisation's keys could not be confirmed. Nothing was shared. Tell the operator of the portal."
+
+
+class CurveUnavailable(AbeError):
+    """The curve library is missing or failed its self-test: nothing may be shared or opened with it."""
+
+    code = "sharing-unavailable"
+    sentence = "Sharing by role is not possible at the moment. Your data is safe. Please try again later."
+    status = 503
+
+
 # -- getting in -----------------------------------------------------------------------------------
 class UploadRefused(PortalError):
     code = "upload-refused"
@@ -145,6 +257,14 @@ class UploadConflict(PortalError):
     code = "upload-conflict"
     sentence = "The upload and the server disagree on where to go on. It resumes by itself."
     status = 409
+
+
+class ChecksumMismatch(PortalError):
+    """tus 1.0, checksum extension: what arrived is not what was sent; nothing of the piece was kept."""
+
+    code = "upload-checksum"
+    sentence = "A piece of this file was damaged on its way. Send it again."
+    status = 460
 
 
 class UploadTooLarge(PortalError):
@@ -230,4 +350,75 @@ class PasscodeRefused(PortalError):
 class TicketRefused(PortalError):
     code = "ticket-refused"
     sentence = "The screen could not be connected. Reload the page."
+    status = 403
+
+
+# -- the keyholder ----------------------------------------------------------------------------------
+class KeyholderUnavailable(PortalError):
+    """The keyholder does not answer, or is too busy to."""
+
+    code = "keyholder-unavailable"
+    sentence = "Sharing is not possible at the moment, as the part that holds its keys does not answer. Try again soon."
+    status = 503
+
+
+class KeyholderFull(PortalError):
+    """Its disk is full: nothing was changed."""
+
+    code = "keyholder-full"
+    sentence = "This could not be saved, because the portal's storage for keys is full. Nothing was changed."
+    status = 507
+
+
+class KeyholderProtocolError(PortalError):
+    """A request or reply that is not of the protocol (docs/formats/keyholder.md), or arguments it does not take."""
+
+    code = "keyholder-protocol"
+    sentence = "The portal and the part that holds its keys do not understand each other. Please tell the operator."
+    status = 502
+
+
+class KeyholderConflict(PortalError):
+    """What is to be made exists already and is something else, or is closed for good."""
+
+    code = "keyholder-conflict"
+    sentence = "This cannot be done, because it was already done in another way. Reload the page and look again."
+    status = 409
+
+
+class CertificateRefused(PortalError):
+    """A certificate, request or statement that is not what it must be: form, signature, dates, revoked."""
+
+    code = "certificate-refused"
+    sentence = "Your certificate is not valid any more. Sign out and sign in again: that makes a new one."
+    status = 403
+
+
+class ProofRefused(PortalError):
+    """The proof of who asks does not hold: signature, time, seen before, meant for another keyholder."""
+
+    code = "proof-refused"
+    sentence = "This could not be confirmed as coming from you. Reload the page and try once more."
+    status = 403
+
+
+class IdentityRevoked(PortalError):
+    code = "identity-revoked"
+    sentence = "This identity was revoked. It can no longer be used to share or to open what others share."
+    status = 403
+
+
+class AccessWithheld(PortalError):
+    """The vault does not release its half to this person now: blocked, not let in by the rule, or destroyed."""
+
+    code = "access-withheld"
+    sentence = "This is not open to you, or no longer. Ask the person whose record it is."
+    status = 403
+
+
+class ReasonRequired(PortalError):
+    """Break-glass: no window is open for this person, and no reason was given."""
+
+    code = "reason-required"
+    sentence = "In an emergency you can open this after writing down why. The person whose record it is will be told."
     status = 403

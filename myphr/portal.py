@@ -12,6 +12,7 @@ from redis.retry import Retry
 
 from myphr.database import Database
 from myphr.machines.proxmox import Hypervisor
+from myphr.people.keyholder import Keyholder
 from myphr.people.service_keys import ServiceKeys
 from myphr.queue import JobQueue
 from myphr.records.store import ObjectStore, open_store
@@ -44,6 +45,11 @@ class Portal:
     @functools.cached_property
     def hypervisor(self) -> Hypervisor:
         return Hypervisor(self.settings, self.redis)
+
+    @functools.cached_property
+    def keyholder(self) -> Keyholder:
+        """The client of the keyholder. Connects only when asked something."""
+        return Keyholder(self.settings.keyholder_address)
 
     @functools.cached_property
     def keys(self) -> ServiceKeys:

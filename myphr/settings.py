@@ -30,6 +30,9 @@ class Settings:
     smtp_url: str = ""  # default outbox:<home>/outbox ; smtp://user:pw@host:587 or smtps://
     mail_from: str = "MyPHRMachines <portal@localhost>"
     operator_email: str = ""
+    keyholder_address: str = ""  # default unix:<home>/run/keyholder/keyholder.sock, started by us; else one that runs
+    keyholder_passphrase_file: str = ""  # default <home>/keys/keyholder-passphrase, made by init
+    keyholder_listen_tls: str = ""  # host:port for keyholders of other hosts; empty: none
 
     proxmox_url: str = ""  # empty: the embedded localpve, started by us
     proxmox_token_id: str = "portal@pve!web"  # noqa: S105 - a name, not a secret
@@ -97,6 +100,11 @@ class Settings:
         return sizes
 
     @property
+    def embedded_keyholder(self) -> bool:
+        """Whether the keyholder is ours to make and to start."""
+        return self.keyholder_address == f"unix:{self.run_dir}/keyholder/keyholder.sock"
+
+    @property
     def embedded_hypervisor(self) -> bool:
         return self.proxmox_url == "" or self.proxmox_url == f"https://{self.localpve_bind}"
 
@@ -109,6 +117,8 @@ def _defaults_below(home: Path, values: dict) -> None:
         "redis_url": f"unix://{home}/run/redis.sock",
         "store_url": f"file://{home}/store",
         "smtp_url": f"outbox:{home}/outbox",
+        "keyholder_address": f"unix:{home}/run/keyholder/keyholder.sock",
+        "keyholder_passphrase_file": f"{home}/keys/keyholder-passphrase",
         "proxmox_token_secret_file": f"{home}/keys/proxmox-token",
         "proxmox_ca_file": f"{home}/localpve/ca.pem",
         "files_listen": f"unix:{home}/run/files/{{vmid}}.sock",

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import pwd
 import shutil
 import signal
 import ssl
@@ -77,6 +78,8 @@ def services(settings: Settings) -> list[Service]:
         add("redis", redis_command(settings, redis_socket), f"unix:{redis_socket}")
     if settings.embedded_hypervisor:
         add("localpve", localpve_command(settings), settings.localpve_bind)
+    if settings.embedded_keyholder:
+        add("keyholder", keyholder_command(settings), settings.keyholder_address)
     add("files", [python, "-m", "myphr.gateway", "files"])
     add("screen", [python, "-m", "myphr.gateway", "screen"], settings.screen_bind)
     for number in range(1, settings.workers + 1):
@@ -115,6 +118,20 @@ def localpve_command(settings: Settings) -> list[str]:
         "--accelerator", settings.localpve_accelerator, "--token-file", settings.proxmox_token_secret_file,
         "--forward", f"{settings.proxmox_bridge}={settings.guest_files_address}={listen}",
         *([] if settings.localpve_sealing else ["--no-sealing"]),
+    ]  # fmt: skip
+
+
+def keyholder_command(settings: Settings) -> list[str]:
+    """The keyholder, as the unix user its folder belongs to: whom `init` gave it to."""
+    folder = settings.home / "keyholder"
+    owner = folder.stat().st_uid if folder.exists() else os.geteuid()
+    listen = settings.keyholder_listen_tls
+    return [
+        sys.executable, "-m", "myphr.keyholder", "serve", "--folder", str(folder),
+        "--socket", settings.keyholder_address.removeprefix("unix:"),
+        "--passphrase-file", settings.keyholder_passphrase_file,
+        *(["--user", pwd.getpwuid(owner).pw_name] if owner != os.geteuid() else []),
+        *(["--listen-tls", listen] if listen else []),
     ]  # fmt: skip
 
 

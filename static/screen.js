@@ -30,7 +30,7 @@ const SAYS = {
   refused: "The screen could not be connected. Reload the page.",
   many: "This screen is already open in several windows. Close one of them, then connect again.",
   signedOut: "You are signed out. Reload the page and sign in again.",
-  left: "You left the screen. Your keys are your own again; click the picture to go back.",
+  left: "You left the screen. Click it to go back.",
 };
 const FINAL = { 4400: "unexpected", 4403: "withdrawn", 4410: "over", 4429: "many" };
 

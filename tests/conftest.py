@@ -24,6 +24,7 @@ from tests.cast import OPERATOR, PATIENT, PRACTICE, STRANGER, Person, SignedIn
 
 if TYPE_CHECKING:
     from myphr.portal import Portal
+    from tests.running_keyholder import RunningKeyholder
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +67,8 @@ def postgresql_server() -> Iterator[str]:
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if not binaries:
         pytest.skip("no PostgreSQL on this machine")
-    folder = Path(tempfile.mkdtemp(prefix="myphr-pg-"))
+    in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a database a test: thousands of files
+    folder = Path(tempfile.mkdtemp(prefix="myphr-pg-", dir=in_memory))
     options: dict = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     user = getpass.getuser()
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
@@ -79,14 +81,14 @@ def postgresql_server() -> Iterator[str]:
                         "--locale=C"], check=True, **options)
         process = subprocess.Popen(
             [binaries[-1].with_name("postgres"), "-D", folder / "data", "-k", folder, "-c", "listen_addresses=",
-             "-c", "fsync=off", "-c", "max_connections=60"], **options,
+             "-c", "fsync=off", "-c", "max_connections=60", "-c", "max_wal_size=64MB"], **options,
         )
         url = f"postgresql://{user}@/postgres?host={folder}"
         _wait_for_postgresql(url, process)
         yield url
     finally:
         if process:
-            process.send_signal(signal.SIGINT)  # "fast": does not wait for clients
+            process.send_signal(signal.SIGQUIT)  # "immediate": what nobody keeps need not be written
             process.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -114,6 +116,19 @@ def postgresql_url(postgresql_server: str) -> str:
     return postgresql_server.replace("/postgres?", f"/{name}?")
 
 
+@pytest.fixture(scope="session")
+def keyholder_server() -> Iterator["RunningKeyholder"]:
+    """A keyholder of this test run's own, with its CA. Every test takes fresh GIDs, so that it can be shared."""
+    from tests.running_keyholder import RunningKeyholder
+
+    folder = Path(tempfile.mkdtemp(prefix="myphr-keyholder-"))
+    try:
+        with RunningKeyholder(folder) as running:
+            yield running
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
 def redis_url(redis_server: str) -> str:
     """The private Redis, emptied."""
@@ -129,6 +144,13 @@ def portal(tmp_path: Path, redis_url: str) -> Iterator["Portal"]:
     yield portal
     portal.database.dispose()
     portal.redis.close()
+
+
+@pytest.fixture
+def keyholder(portal: "Portal", keyholder_server: "RunningKeyholder") -> "RunningKeyholder":
+    """A real keyholder behind this test's portal. Ask for it before anybody signs in."""
+    portal.__dict__["keyholder"] = keyholder_server.client
+    return keyholder_server
 
 
 @pytest.fixture

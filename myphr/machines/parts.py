@@ -2,25 +2,13 @@
 
 from typing import Protocol
 
-import redis
-
-from myphr.database import Database
 from myphr.machines.proxmox import Hypervisor
-from myphr.people.service_keys import ServiceKeys
+from myphr.people.parts import CommonParts
 from myphr.queue import JobQueue
-from myphr.settings import Settings
 
 
-class Parts(Protocol):
-    @property
-    def settings(self) -> Settings: ...
-    @property
-    def database(self) -> Database: ...
-    @property
-    def redis(self) -> redis.Redis: ...
+class Parts(CommonParts, Protocol):
     @property
     def queue(self) -> JobQueue: ...
-    @property
-    def keys(self) -> ServiceKeys: ...
     @property
     def hypervisor(self) -> Hypervisor: ...

@@ -4,21 +4,22 @@ No password hash is kept; unknown addresses cost the same slow hash and get the 
 Called by the entrance and account pages and the command line; `Portal` is what they hand in as `parts`.
 """
 
+import dataclasses
+import datetime as dt
 import re
 import secrets
 import threading
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import redis
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, select
 
 from myphr.audit import trail
 from myphr.audit.trail import Actor
 from myphr.crypto import envelope, passwords
-from myphr.database import Database, now
+from myphr.database import now
 from myphr.errors import (
     EmailTaken,
     EnvelopeError,
@@ -26,15 +27,18 @@ from myphr.errors import (
     NotFound,
     PasswordRefused,
     RecoveryFailed,
+    SecondStepRefused,
+    SecondStepRequired,
     SignInFailed,
+    SignInRevoked,
 )
-from myphr.people import login_sessions, password_rules
-from myphr.people.attempts import Attempts, account_subject, address_subject, recovery_subject
+from myphr.people import identities, login_sessions, password_rules, pending_sign_ins, second_factor
+from myphr.people.attempts import Attempts, account_subject, address_subject, recovery_subject, second_step_subject
+from myphr.people.keyholder import Keyholder
 from myphr.people.keyring import KeyRing
 from myphr.people.login_sessions import Login, is_live, resolve
 from myphr.people.models import Account, LoginSession, StoredKeyRing
-from myphr.people.service_keys import ServiceKeys
-from myphr.settings import Settings
+from myphr.people.parts import CommonParts
 
 NAME_CHARACTERS_MAX = 100
 EMAIL_CHARACTERS_MAX = 254  # RFC 5321, 4.5.3.1.3 less the brackets
@@ -44,17 +48,20 @@ _EMAIL = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f]{1,64}@[^\W_](?:[\w-]*[^
 _ARGON2_AT_ONCE = threading.BoundedSemaphore(4)
 
 
-class Parts(Protocol):
+class Parts(CommonParts, Protocol):
     """What accounts need of the portal."""
 
     @property
-    def settings(self) -> Settings: ...
-    @property
-    def database(self) -> Database: ...
-    @property
-    def redis(self) -> redis.Redis: ...
-    @property
-    def keys(self) -> ServiceKeys: ...
+    def keyholder(self) -> Keyholder: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class SignIn:
+    """What a right password led to: a login session, or a second step still to come. `cookie_value` is that of the
+    one or the other."""
+
+    login_session: LoginSession | None
+    cookie_value: str = dataclasses.field(repr=False)
 
 
 def register(
@@ -81,6 +88,7 @@ def register(
             db.add(account)
             db.flush()
             db.add(stored)
+            identities.give(db, account)
             _note(db, "account-registered", account)
     except IntegrityError:  # somebody registered the same address just now
         raise EmailTaken() from None
@@ -90,9 +98,20 @@ def register(
 def sign_in(
     parts: Parts, email: str, password: str, device: str, *, address: str = ""
 ) -> tuple[LoginSession, str]:
-    """A new login session and the value of its cookie. `device` is in plain words ("Chrome on Android").
+    """A new login session and the value of its cookie, for who needs no second step. Raises as `begin_sign_in`, and
+    SecondStepRequired for the others."""
+    begun = begin_sign_in(parts, email, password, device, address=address)
+    if begun.login_session is None:
+        raise SecondStepRequired()
+    return begun.login_session, begun.cookie_value
 
-    Raises SignInFailed alike for an unknown address and a wrong password, TooManyAttempts, SignInUnavailable."""
+
+def begin_sign_in(parts: Parts, email: str, password: str, device: str, *, address: str = "") -> SignIn:
+    """A new login session; or, for an account with a passkey or an authenticator app, a pending sign-in that waits five
+    minutes for `finish_by_...`. `device` is in plain words ("Chrome on Android").
+
+    Raises SignInFailed alike for an unknown address and a wrong password, TooManyAttempts, SignInUnavailable; and only
+    to who knows the password SignInRevoked, SignInUnconfirmed."""
     email = _loose_email(email)
     proved, others = account_subject(email), [address_subject(address)] if address else []
     attempts = _attempts(parts)
@@ -118,9 +137,79 @@ def sign_in(
         if rewrapped:
             row.wrapped_by_password = rewrapped
             db.add(row)
+        if second_factor.of_account(db, account.id):
+            return SignIn(None, pending_sign_ins.start(db, account, row, ring, device))
+    identities.admit(parts, account, ring)
+    return _enter(parts, account, ring, device, stored.changed_at)
+
+
+def finish_by_code(parts: Parts, cookie_value: str, code: str, *, address: str = "") -> SignIn:
+    """The second step by a code of the authenticator app. Raises SecondStepOver, SecondStepRefused, TooManyAttempts,
+    SignInUnavailable, SignInRevoked, SignInUnconfirmed."""
+    return _finish(parts, cookie_value, address,
+                   lambda pending: second_factor.check_code(parts, pending.account.id, code))  # fmt: skip
+
+
+def finish_by_passkey(parts: Parts, cookie_value: str, credential: str, *, address: str = "") -> SignIn:
+    """The second step by a passkey: `credential` is the browser's JSON. Raises as `finish_by_code`."""
+    return _finish(
+        parts, cookie_value, address,
+        lambda pending: second_factor.check_passkey(parts, pending.account.id, pending.row.challenge, credential),
+    )  # fmt: skip
+
+
+def finish_by_recovery_code(parts: Parts, cookie_value: str, recovery_code: str, *, address: str = "") -> SignIn:
+    """The second step for who lost phone or key: the recovery code, which stays as it is. Raises as `finish_by_code`;
+    RecoveryFailed for a wrong one."""
+    code = passwords.normal_recovery_code(recovery_code)  # a typing mistake costs no try
+
+    def check(pending: pending_sign_ins.Pending) -> None:
+        with parts.database.read() as db:
+            stored = db.get(StoredKeyRing, pending.account.id)
+        try:
+            assert stored is not None
+            passwords.unwrap_by_recovery(code, stored.wrapped_by_recovery, context=pending.account.id.encode())
+        except EnvelopeError:
+            raise RecoveryFailed("code of another ring") from None
+
+    return _finish(parts, cookie_value, address, check, by_recovery_code=True)
+
+
+def _finish(
+    parts: Parts, cookie_value: str, address: str, check: Callable[[pending_sign_ins.Pending], None], *,
+    by_recovery_code: bool = False,
+) -> SignIn:  # fmt: skip
+    pending = pending_sign_ins.resolve(parts.database, cookie_value)
+    account = pending.account
+    proved, others = second_step_subject(account.id), [address_subject(address)] if address else []
+    attempts = _attempts(parts)
+    attempts.begin(proved, *others)
+    try:
+        check(pending)
+    except (SecondStepRefused, RecoveryFailed):
+        _note_failure(parts, "second-step-failed", account)
+        raise
+    ring = pending.ring()
+    attempts.succeeded(proved, *others)
+    identities.admit(parts, account, ring)
+    with parts.database.write() as db:
+        pending_sign_ins.use(db, pending)
+        if by_recovery_code:
+            _note(db, "second-step-replaced", account)
+    return _enter(parts, account, ring, pending.row.device, pending.row.ring_changed_at)
+
+
+def _enter(parts: Parts, account: Account, ring: KeyRing, device: str, ring_changed_at: dt.datetime) -> SignIn:
+    with parts.database.write() as db:
+        row = db.get(StoredKeyRing, account.id, populate_existing=True, with_for_update=True)
+        identity = identities.of_account(db, account.id)
+        if row is None or row.changed_at != ring_changed_at:
+            raise SignInFailed("password changed meanwhile")
+        if identity is None or identity.state != "active":  # revoked since it was admitted
+            raise SignInRevoked(account.id)
         login_session, cookie_value = login_sessions.start(db, account, ring, device)
         _note(db, "signed-in", account, login_session=login_session.id)
-    return login_session, cookie_value
+    return SignIn(login_session, cookie_value)
 
 
 def sign_out(parts: Parts, login: Login) -> None:
@@ -159,6 +248,7 @@ def change_password(parts: Parts, login: Login, old: str, new: str) -> int:
         row.wrapped_by_password, row.changed_at = wrapped, now()
         db.add(row)
         ended = login_sessions.revoke_all(db, account.id, but=login.login_session.id)
+        pending_sign_ins.end_all(db, account.id)
         _note(db, "password-changed", account, login_sessions_ended=ended)
     return ended
 
@@ -180,7 +270,23 @@ def recover(parts: Parts, email: str, recovery_code: str, new_password: str, *, 
     """Sets a new password with the recovery code, signs out every browser, and returns the next recovery code (the
     used one no longer works). The record stays: it is the same key ring.
 
-    Raises RecoveryFailed alike for an unknown address and a wrong code, PasswordRefused, TooManyAttempts."""
+    Raises RecoveryFailed alike for an unknown address and a wrong code, PasswordRefused, TooManyAttempts; to who has
+    the code SignInRevoked and SignInUnconfirmed, and nothing is changed then."""
+    return _recover(parts, email, recovery_code, new_password, address)[-1]
+
+
+def recover_and_sign_in(
+    parts: Parts, email: str, recovery_code: str, new_password: str, device: str, *, address: str = ""
+) -> tuple[SignIn, str]:
+    """As `recover`, and this browser is signed in. No second step is asked for: the code stands in for it, as phone or
+    key may be what was lost."""
+    account, ring, changed_at, next_code = _recover(parts, email, recovery_code, new_password, address)
+    return _enter(parts, account, ring, device, changed_at), next_code
+
+
+def _recover(
+    parts: Parts, email: str, recovery_code: str, new_password: str, address: str
+) -> tuple[Account, KeyRing, dt.datetime, str]:
     email = _loose_email(email)
     code = passwords.normal_recovery_code(recovery_code)  # a typing mistake costs no try
     password_rules.check(new_password, personal=(email,))
@@ -198,6 +304,7 @@ def recover(parts: Parts, email: str, recovery_code: str, new_password: str, *, 
         raise RecoveryFailed("code of another ring") from None
     password_rules.check(new_password, personal=(account.email, account.name))
     ring, next_code = KeyRing.from_bytes(opened), passwords.new_recovery_code()
+    identities.admit(parts, account, ring)  # first: who is refused must not lose the code that still works
     wrapped = _wrap(parts, new_password, ring, account.id)
     # Before the write: if Redis fails now, the person still holds a code that works.
     attempts.succeeded(proved, *others)
@@ -208,12 +315,17 @@ def recover(parts: Parts, email: str, recovery_code: str, new_password: str, *, 
         row.wrapped_by_recovery = passwords.wrap_by_recovery(next_code, opened, context=account.id.encode())
         db.add(row)
         ended = login_sessions.revoke_all(db, account.id)
+        pending_sign_ins.end_all(db, account.id)
         _note(db, "recovered", account, login_sessions_ended=ended)
-    return next_code
+        changed_at = row.changed_at
+    return account, ring, changed_at, next_code
 
 
 def make_operator(parts: Parts, email: str) -> None:
-    """Lets this account see the operator's page. It still opens no record but its own. Raises NotFound."""
+    """Lets this account see the operator's pages, and has the keyholder take its word. It still opens no record but its
+    own. To be run on the server: the keyholder takes this from nobody else. Safe to run again.
+
+    Raises NotFound, KeyholderUnavailable (after the first half)."""
     found = _find(parts, _loose_email(email))
     if found is None:
         raise NotFound("no such account")
@@ -222,6 +334,21 @@ def make_operator(parts: Parts, email: str) -> None:
         assert account is not None
         account.is_operator = True
         db.add(account)
+        gid = (identities.of_account(db, account.id) or identities.give(db, account)).gid
+    parts.keyholder.operator_appoint(gid)
+
+
+def check_password(parts: Parts, login: Login, password: str) -> None:
+    """For what somebody at an unlocked tablet must not do. Raises PasswordRefused, TooManyAttempts."""
+    _prove(parts, login.account, password)
+
+
+def find_by_email(parts: Parts, email: str) -> Account:
+    """An open account. For officers and operators only: it tells who has one. Raises FormRefused for nobody."""
+    found = _find(parts, _loose_email(email))
+    if found is None:
+        raise FormRefused(reason="nobody has an account with this e-mail address")
+    return found[0]
 
 
 def normal_email(email: str) -> str:
@@ -327,6 +454,8 @@ def _note_failure(parts: Parts, event: str, account: Account) -> None:
 
 
 __all__ = [
-    "Login", "Parts", "change_password", "is_live", "list_login_sessions", "make_operator", "new_recovery_code",
-    "normal_email", "normal_name", "recover", "register", "resolve", "revoke", "sign_in", "sign_out",
+    "Login", "Parts", "SignIn", "begin_sign_in", "change_password", "check_password", "find_by_email", "finish_by_code",
+    "finish_by_passkey", "finish_by_recovery_code", "is_live", "list_login_sessions", "make_operator",
+    "new_recovery_code", "normal_email", "normal_name", "recover", "recover_and_sign_in", "register", "resolve",
+    "revoke", "sign_in", "sign_out",
 ]  # fmt: skip

@@ -67,6 +67,10 @@ def recovery_subject(email: str) -> Subject:
     return Subject("recovery", email, 5)
 
 
+def second_step_subject(account_id: str) -> Subject:
+    return Subject("second-step", account_id, 5)
+
+
 def address_subject(address: str) -> Subject:
     """An IP address: many people of one hospital may share it, so it has more free tries."""
     return Subject("address", address, 30)

@@ -1,7 +1,7 @@
 """The owner's key ring in memory: what opens the record while the owner is signed in. No I/O.
 
-Built by `login_sessions` from the ring that the browser's cookie opens. Later kinds of keys (attributes) join the
-same JSON; readers refuse a version they do not know.
+Built by `login_sessions` from the ring that the browser's cookie opens. Later kinds of keys do not join it, they are
+wrapped under it (`identity_keys`): the recovery code's wrap could not be made anew without the code.
 """
 
 import base64
@@ -9,7 +9,7 @@ import binascii
 import json
 from typing import Protocol
 
-from myphr.crypto.envelope import KeyPair, Opener, context_for
+from myphr.crypto.envelope import KeyPair, Opener, context_for, derive
 from myphr.errors import EnvelopeError
 
 RING_VERSION = 1
@@ -67,6 +67,10 @@ class KeyRing:
     @property
     def private_key(self) -> bytes:
         return self._pair.private
+
+    def derive(self, label: str) -> bytes:
+        """32 bytes for one use, which nobody without this ring can know or make."""
+        return derive(self._pair.private, label)
 
     def open(self, sealed: bytes, *, context: bytes) -> bytes:
         """A secret sealed to the owner. Raises EnvelopeError."""

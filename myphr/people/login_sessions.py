@@ -37,6 +37,7 @@ class Login:
     account: Account
     login_session: LoginSession
     ring_key: bytes = dataclasses.field(repr=False)
+    database: Database = dataclasses.field(repr=False)
     _ring: KeyRing | None = dataclasses.field(default=None, repr=False)
 
     def ring(self) -> KeyRing:
@@ -58,7 +59,17 @@ def start(db: Session, account: Account, ring: KeyRing, device: str) -> tuple[Lo
         created_at=begun, last_seen_at=begun, expires_at=begun + dt.timedelta(seconds=LIFE_SECONDS_MAX),
     )
     db.add(row)
-    return row, f"{row.id}.{_text(token)}.{_text(ring_key)}"
+    return row, cookie_value_of(row.id, token, ring_key)
+
+
+def cookie_value_of(row_id: str, token: bytes, ring_key: bytes) -> str:
+    return f"{row_id}.{_text(token)}.{_text(ring_key)}"
+
+
+def parts_of_cookie(cookie_value: str) -> tuple[str, bytes, bytes] | None:
+    """(row's id, token, ring key), or None for anything that has not the form of a cookie of ours."""
+    match = _COOKIE.fullmatch(cookie_value)
+    return (match[1], _bytes(match[2]), _bytes(match[3])) if match else None
 
 
 def resolve(
@@ -66,13 +77,13 @@ def resolve(
 ) -> Login | None:
     """The login behind a cookie, or None if it is not (or no longer) one: forged, revoked, idle for 30 minutes, older
     than 12 hours, account closed. `touch` marks it as used; polls pass False so that they never prolong it."""
-    match = _COOKIE.fullmatch(cookie_value)
-    if match is None:
+    found = parts_of_cookie(cookie_value)
+    if found is None:
         return None
     at = at or now()
-    token, ring_key = _bytes(match[2]), _bytes(match[3])
+    row_id, token, ring_key = found
     with database.read() as db:
-        row = db.get(LoginSession, match[1])
+        row = db.get(LoginSession, row_id)
         account = db.get(Account, row.account_id) if row else None
     if row is None or account is None:
         return None
@@ -85,7 +96,7 @@ def resolve(
             # One column only: a click cannot undo what another browser does to this row meanwhile.
             db.execute(update(LoginSession).where(col(LoginSession.id) == row.id).values(last_seen_at=at))
         row.last_seen_at = at
-    return Login(account, row, ring_key)
+    return Login(account, row, ring_key, database)
 
 
 def is_live(database: Database, login_session_id: str, *, at: dt.datetime | None = None) -> bool:

@@ -14,7 +14,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 import redis
-from sqlalchemy import update
+from sqlalchemy import delete, update
 from sqlmodel import Session, col, select
 
 from myphr.audit.trail import SYSTEM, Actor, record
@@ -245,6 +245,12 @@ def resolve_visit(parts: Parts, cookie: str) -> tuple[Share, ShareVisit]:
         raise NotFound("no visit")
     _check_open(parts, share)
     return share, visit
+
+
+def leave(parts: Parts, visit: ShareVisit) -> None:
+    """Stop watching: this browser's cookie is worth nothing any more. The link stays what it was. Safe to repeat."""
+    with parts.database.write() as db:
+        db.connection().execute(delete(ShareVisit).where(col(ShareVisit.id) == visit.id))
 
 
 # -- taking back --------------------------------------------------------------------------------------

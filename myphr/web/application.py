@@ -46,9 +46,26 @@ def create_app(portal: Portal) -> Flask:
         "settings": portal.settings,
     })  # fmt: skip
 
-    from myphr.web import account, caregiver, entrance, help_pages, machine, operator, record, study, trail, uploads
+    from myphr.web import (
+        account,
+        authorities,
+        caregiver,
+        entrance,
+        help_pages,
+        identity,
+        machine,
+        operator,
+        record,
+        second_step,
+        study,
+        trail,
+        uploads,
+    )
 
-    for module in (entrance, account, record, study, machine, caregiver, trail, help_pages, operator, uploads):
+    for module in (
+        entrance, second_step, account, identity, authorities, record, study, machine, caregiver, trail, help_pages,
+        operator, uploads,
+    ):  # fmt: skip
         app.register_blueprint(module.blueprint)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # its access lines would carry upload tokens
     return app

@@ -87,7 +87,10 @@ def state(share_id: object) -> Response:
 @blueprint.post("/leave")
 @policy(VISITOR)
 def leave(share_id: object) -> Response:
-    """The cookie is taken back; the screen closes with the page. The link still works, until its owner closes it."""
+    """The visit ends, the cookie is taken back, the screen closes with the page. The link still works, until its owner
+    closes it."""
+    visit: Visit = g.visit
+    shares.leave(portal(), visit.visit)
     answer = render_page("caregiver/left.html")
     answer.delete_cookie(COOKIE, **_cookie_settings(share_id))
     return answer

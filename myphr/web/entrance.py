@@ -18,6 +18,7 @@ from myphr.web.devices import this_address, this_device
 from myphr.web.login import portal, start, stop, this_login
 from myphr.web.policy import ANYONE, SIGNED_IN, policy
 from myphr.web.rendering import render_page
+from myphr.web.second_step import go_to_second_step
 from myphr.web.security import local_path
 
 blueprint = Blueprint("entrance", __name__)
@@ -102,12 +103,14 @@ def sign_in_now() -> Response:
     where = local_path(request.form.get("next"))
     form = {"email": request.form.get("email", "")}
     try:
-        signed_in = accounts.sign_in(
+        begun = accounts.begin_sign_in(
             portal(), form["email"], request.form.get("password", ""), this_device(), address=this_address()
         )
     except PortalError as error:
         return _again("sign_in.html", error, form=form, next=where)
-    start(*signed_in)
+    if begun.login_session is None:
+        return go_to_second_step(begun, where)
+    start(begun.login_session, begun.cookie_value)
     return _go(where or url_for("record.my_record"))
 
 
@@ -133,12 +136,14 @@ def recover_now() -> Response:
     form = {"email": request.form.get("email", "")}
     password = request.form.get("password", "")
     try:
-        recovery_code = accounts.recover(
-            portal(), form["email"], request.form.get("recovery_code", ""), password, address=this_address()
-        )
+        begun, recovery_code = accounts.recover_and_sign_in(
+            portal(), form["email"], request.form.get("recovery_code", ""), password, this_device(),
+            address=this_address(),
+        )  # fmt: skip
     except PortalError as error:
         return _again("recover.html", error, form=form)
-    start(*accounts.sign_in(portal(), form["email"], password, this_device()))
+    assert begun.login_session is not None
+    start(begun.login_session, begun.cookie_value)
     return show_recovery_code(recovery_code, is_new=True)
 
 

@@ -110,13 +110,13 @@ def left_words(seconds: int) -> str:
     return duration_words(-(-seconds // 60) * 60)
 
 
-def _watching(view: VmSessionView) -> str:
+def _watching(view: VmSessionView, lines: list[ShareView]) -> str:
     """Who sees this screen now, in one sentence."""
     try:
         watchers = live.presence(portal().redis, view.id)
     except redis.RedisError:
         return "Who is watching is not known at the moment."
-    emails = {line.share.id: line.share.email for line in _shares(view.id)}
+    emails = {line.share.id: line.share.email for line in lines}
     mine = f"owner:{this_login().login_session.id}"
     others = []
     for watcher in watchers:
@@ -127,10 +127,6 @@ def _watching(view: VmSessionView) -> str:
             others.append(f"{who} (can use it)" if watcher.access == "control" else who)
     words = joined(list(dict.fromkeys(others)))
     return f"Watching now: you and {words}." if words else "Only you are watching."
-
-
-def _shares(vm_session_id: str) -> list[ShareView]:
-    return shares.list_for(portal(), this_login(), vm_session_id)
 
 
 def _results(view: VmSessionView) -> list[ItemView]:
@@ -189,10 +185,17 @@ def _checked_context(view: VmSessionView) -> dict[str, Any]:
 
 
 def _watch_context(view: VmSessionView) -> dict[str, Any]:
-    watching, warning = _watching(view), warning_of(view)
+    """What changes while the screen is live: who is watching, who may look, how much time is left."""
+    lines = shares.list_for(portal(), this_login(), view.id)
+    watching, warning = _watching(view, lines), warning_of(view)
+    rows = [line for line in lines if line.is_open and line.share.expires_at > now()]
+    told = [(line.share.id, line.share.access, share_words(line)) for line in rows]
     left = left_words(view.ends_in_seconds) if view.ends_in_seconds is not None else None
-    seen = sha256(repr((watching, warning, left)).encode()).hexdigest()[:16]
-    return {"watching": watching, "warning": warning, "left": left, "seen": seen}
+    seen = sha256(repr((watching, warning, left, told)).encode()).hexdigest()[:16]
+    return {
+        "watching": watching, "warning": warning, "left": left, "seen": seen,
+        "share_rows": rows, "share_words": share_words,
+    }  # fmt: skip
 
 
 def _seen_of(view: VmSessionView) -> str:
@@ -245,7 +248,7 @@ def watch(vm_session_id: object) -> Response:
     context = _watch_context(view)
     if context["seen"] == request.args.get("seen"):
         return _nothing_new()
-    return render_page("machine/watch.html", view=view, **context)
+    return render_page("machine/watch_news.html", view=view, **context)
 
 
 @blueprint.get("/checked")
@@ -294,7 +297,7 @@ def keep(vm_session_id: object) -> Response:
     view = _view(vm_session_id)
     if not wants_fragment():
         return _whole_page_again(view)
-    return render_page("machine/watch.html", view=view, **_watch_context(view))
+    return render_page("machine/watch_news.html", view=view, **_watch_context(view))
 
 
 @blueprint.post("/end")
@@ -356,14 +359,12 @@ def _sharing_context(
     return {
         "view": view, "form": form or ShareForm(), "error": error, "shared": shared,
         "durations": [seconds for seconds in SHARE_SECONDS if seconds <= limit],
-        "share_rows": [line for line in _shares(view.id) if line.is_open and line.share.expires_at > now()],
-        "share_words": share_words,
     }  # fmt: skip
 
 
 def _sharing(view: VmSessionView, status: int = 200, **context: Any) -> Response:
     if wants_fragment():
-        answer = render_page("machine/sharing.html", **_sharing_context(view, **context))
+        answer = render_page("machine/sharing.html", **(_watch_context(view) | _sharing_context(view, **context)))
         return answer  # htmx shows a refused form as well as a good one: the status stays 200
     return render_page("machine/machine.html", status=status, **(_context(view) | _sharing_context(view, **context)))
 

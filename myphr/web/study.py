@@ -4,7 +4,8 @@ Every load goes through the record's loaders, which answer NotFound for what is 
 """
 
 import collections
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -15,8 +16,10 @@ from myphr.audit.trail import Actor
 from myphr.errors import AllMachinesInUse, FormRefused, HypervisorUnreachable, PortalError, ViewerNotInstalled
 from myphr.machines import vm_sessions
 from myphr.records import items as records
+from myphr.records import manifest, zip_stream
 from myphr.records.items import ItemView, StudyPage
 from myphr.records.opening import OpenItem
+from myphr.records.zip_stream import ZipMember
 from myphr.viewers import catalogue, suggest
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, policy
@@ -46,18 +49,12 @@ def _item(item_id: object) -> ItemView:
     return records.item_view(portal().database, login.ring(), login.account.id, str(item_id))
 
 
-def _suggestions(formats: dict[str, int], modalities: dict[str, int]) -> list[suggest.Suggestion]:
-    return suggest.suggest(catalogue.load(), collections.Counter(formats), collections.Counter(modalities))
-
-
 # -- a study --------------------------------------------------------------------------------------
 def _study_page(study_id: object, error: PortalError | None = None) -> Response:
     page = _study(study_id)
-    return render_page(
-        "record/study.html", status=error.status if error else 200, study=page.study,
-        items=page.items[:FILES_LISTED_MAX],
-        suggestions=_suggestions(page.study.formats, page.study.modalities), error=error,
-        open_url=url_for("study.open_study", study_id=study_id),
+    return _openable(
+        "record/study.html", page.study.formats, page.study.modalities, error, study=page.study,
+        items=page.items[:FILES_LISTED_MAX], open_url=url_for("study.open_study", study_id=study_id),
     )  # fmt: skip
 
 
@@ -70,26 +67,44 @@ def study(study_id: object) -> Response:
 @blueprint.post("/study/<uuid:study_id>/open")
 @policy(SIGNED_IN)
 def open_study(study_id: object) -> Response:
-    try:
-        vm_session = vm_sessions.request(portal(), this_login(), _chosen_viewer(), study_id=str(study_id))
-    except NOT_OPENED as error:
-        return _study_page(study_id, error)
-    return _to_machine(vm_session.id)
+    return _open(lambda error: _study_page(study_id, error), study_id=str(study_id))
+
+
+@blueprint.get("/study/<uuid:study_id>/download")
+@policy(SIGNED_IN)
+def download_study(study_id: object) -> Response:
+    """All files of the study in one zip, each as it came, in folders named in plain words."""
+    login, store = this_login(), portal().store
+    row, items = records.load_study(portal().database, login.account.id, str(study_id))
+    deks = [records.dek_of(login.ring(), item) for item in items]
+    details = [records.open_details(dek, item.id, item.sealed_details) for item, dek in zip(items, deks, strict=True)]
+    paths = manifest.lay_out(items, details)
+    members = sorted(
+        (
+            ZipMember(path, item.plain_bytes, item.created_at, functools.partial(records.open_item, store, item, dek))
+            for path, item, dek in zip(paths, items, deks, strict=True)
+        ),
+        key=lambda member: member.path,
+    )
+    _note_download("study-downloaded", study=row.id, items=len(items))
+    blocks = zip_stream.stream(members)
+    answer = _attachment(blocks, f"{_folder_of(paths)}.zip", "application/zip", zip_stream.size_of(members))
+    answer.call_on_close(blocks.close)
+    return answer
+
+
+def _folder_of(paths: list[str]) -> str:
+    """What the study is called in the zip, for the name of the zip itself."""
+    return next((path.partition("/")[0] for path in paths if "/" in path), "Study")
 
 
 @blueprint.route("/study/<uuid:study_id>/delete", methods=["GET", "POST"])
 @policy(SIGNED_IN)
 def delete_study(study_id: object) -> Response:
     page = _study(study_id)
-    if request.method == "POST":
-        account_id = this_login().account.id
-        records.remove_study(portal().database, account_id, str(study_id), Actor("patient", account_id))
-        flash("The study is deleted.")
-        return _to_record()
-    return render_page(
-        "record/delete.html", what="this study", title=page.study.title, count=page.study.items_count,
-        size=page.study.size_words,
-        back=url_for("study.study", study_id=study_id),
+    return _delete(
+        "study", records.remove_study, page.study.id, title=page.study.title, count=page.study.items_count,
+        size=page.study.size_words, back=url_for("study.study", study_id=study_id),
     )  # fmt: skip
 
 
@@ -101,11 +116,10 @@ def _item_page(item_id: object, error: PortalError | None = None) -> Response:
     technical: dict[str, Any] = {"SHA-256": item.sha256, "Path": item.path, "Media type": item.media_type}
     technical["Format code"] = item.format
     technical |= {name: (item.headers or {}).get(key) for key, name in _TECHNICAL_NAMES.items()}
-    return render_page(
-        "record/item.html", status=error.status if error else 200, item=item, study_id=row.study_id,
+    return _openable(
+        "record/item.html", {item.format: 1}, {modality: 1} if modality else {}, error, item=item,
+        study_id=row.study_id, open_url=url_for("study.open_item", item_id=item_id),
         technical=[(name, value) for name, value in technical.items() if value not in (None, "")],
-        suggestions=_suggestions({item.format: 1}, {modality: 1} if modality else {}), error=error,
-        open_url=url_for("study.open_item", item_id=item_id),
     )  # fmt: skip
 
 
@@ -118,11 +132,7 @@ def item(item_id: object) -> Response:
 @blueprint.post("/item/<uuid:item_id>/open")
 @policy(SIGNED_IN)
 def open_item(item_id: object) -> Response:
-    try:
-        vm_session = vm_sessions.request(portal(), this_login(), _chosen_viewer(), item_ids=[str(item_id)])
-    except NOT_OPENED as error:
-        return _item_page(item_id, error)
-    return _to_machine(vm_session.id)
+    return _open(lambda error: _item_page(item_id, error), item_ids=[str(item_id)])
 
 
 @blueprint.get("/item/<uuid:item_id>/download")
@@ -133,20 +143,10 @@ def download(item_id: object) -> Response:
     row = records.load_item(portal().database, login.account.id, str(item_id))
     name = _item(item_id).name
     opened = records.open_item(portal().store, row, records.dek_of(login.ring(), row))
-    with portal().database.write() as db:
-        trail.record(
-            db, "item-downloaded", account_id=login.account.id, actor=Actor("patient", login.account.id), item=row.id
-        )
-    answer = Response(
-        _blocks(opened), mimetype="application/octet-stream"
-    )  # never shown by the browser: it is a stranger's file
+    _note_download("item-downloaded", item=row.id)
+    # Never shown by the browser: it is a stranger's file.
+    answer = _attachment(_blocks(opened), name, "application/octet-stream", opened.plain_bytes)
     answer.call_on_close(opened.close)
-    answer.content_length = opened.plain_bytes
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in name)[-100:] or "file"
-    answer.headers["Content-Disposition"] = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
-    answer.headers["Content-Security-Policy"] = (
-        "default-src 'none'; script-src 'self'; style-src 'self'; sandbox; frame-ancestors 'none'"
-    )
     return answer
 
 
@@ -159,28 +159,58 @@ def _blocks(opened: OpenItem) -> Iterator[bytes]:
 @policy(SIGNED_IN)
 def delete_item(item_id: object) -> Response:
     item = _item(item_id)
-    if request.method == "POST":
-        account_id = this_login().account.id
-        records.remove_item(portal().database, account_id, item.id, Actor("patient", account_id))
-        flash("The file is deleted.")
-        return _to_record()
-    return render_page(
-        "record/delete.html", what="this file", title=item.name, count=1, size=item.size_words,
+    return _delete(
+        "file", records.remove_item, item.id, title=item.name, count=1, size=item.size_words,
         back=url_for("study.item", item_id=item_id),
     )  # fmt: skip
 
 
-# -- where to -------------------------------------------------------------------------------------
-def _chosen_viewer() -> catalogue.Viewer:
+# -- what a study and a file have in common -----------------------------------------------------------
+def _openable(
+    template: str, formats: dict[str, int], modalities: dict[str, int], error: PortalError | None, **context: Any
+) -> Response:
+    """The page of something that a viewer opens; with `error` when that did not go."""
+    suggestions = suggest.suggest(catalogue.load(), collections.Counter(formats), collections.Counter(modalities))
+    status = error.status if error else 200
+    return render_page(template, status=status, suggestions=suggestions, error=error, **context)
+
+
+def _open(page_with: Callable[[PortalError], Response], **what: Any) -> Response:
+    """The machine's page, or the page one came from, saying why not."""
     viewer = catalogue.load().get(request.form.get("viewer", ""))
-    if viewer is None:
-        raise FormRefused("unknown viewer", reason="choose one of the viewers")
-    return viewer
+    try:
+        if viewer is None:
+            raise FormRefused("unknown viewer", reason="choose one of the viewers")
+        vm_session = vm_sessions.request(portal(), this_login(), viewer, **what)
+    except NOT_OPENED as error:
+        return page_with(error)
+    return redirect(url_for("machine.machine", vm_session_id=vm_session.id), 303)  # type: ignore[return-value]
 
 
-def _to_machine(vm_session_id: str) -> Response:
-    return redirect(url_for("machine.machine", vm_session_id=vm_session_id), 303)  # type: ignore[return-value]
-
-
-def _to_record() -> Response:
+def _delete(what: str, remove: Callable[..., object], id_: str, **context: Any) -> Response:
+    """Asks first; POST deletes."""
+    if request.method != "POST":
+        return render_page("record/delete.html", what=f"this {what}", **context)
+    account_id = this_login().account.id
+    remove(portal().database, account_id, id_, Actor("patient", account_id))
+    flash(f"The {what} is deleted.")
     return redirect(url_for("record.my_record"), 303)  # type: ignore[return-value]
+
+
+def _note_download(event: str, **details: object) -> None:
+    account_id = this_login().account.id
+    with portal().database.write() as db:
+        trail.record(db, event, account_id=account_id, actor=Actor("patient", account_id), **details)
+
+
+def _attachment(blocks: Iterator[bytes], name: str, media_type: str, size_bytes: int | None) -> Response:
+    """Something to save: never a page of ours, whatever is in it (RFC 6266 for the name)."""
+    answer = Response(blocks, mimetype=media_type)
+    if size_bytes is not None:
+        answer.content_length = size_bytes  # so that the browser tells how far it is, and notices a missing end
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in name)[-100:] or "file"
+    answer.headers["Content-Disposition"] = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+    answer.headers["Content-Security-Policy"] = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; sandbox; frame-ancestors 'none'"
+    )
+    return answer

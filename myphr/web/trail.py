@@ -25,6 +25,7 @@ LINES_PER_PAGE = 200
 EVENTS_PER_PAGE = 20_000  # a line may stand for thousands: what one page reads at most
 _ICON_OF_START = {
     "signed": "person", "sign": "person", "account": "person", "password": "key", "recover": "key", "login": "device",
+    "second": "key", "certificate": "shield", "identity": "shield", "authority": "person", "attribute": "person",
     "item": "file", "items": "upload", "archive": "zip", "study": "scan", "vm": "open",
     "machine": "trash", "isolation": "shield",
     "results": "download", "share": "share", "screen": "eye",

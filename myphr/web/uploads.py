@@ -1,4 +1,4 @@
-"""Uploads over HTTP: tus 1.0 (core, creation, creation-with-upload, expiration, termination) for tus-js-client.
+"""Uploads over HTTP: tus 1.0 (core, creation, creation-with-upload, checksum, expiration, termination).
 
 Knows HTTP and the web server, not sealing: `ingest.uploads` does the work. Needs no page templates; who is signed in
 comes from the callable given to `make_blueprint`, so benches and tests run it alone. Bodies are read straight from the
@@ -22,17 +22,26 @@ from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, current_app, request, url_for
 
-from myphr.errors import NotFound, PortalError, SignInRequired, UploadConflict, UploadRefused, UploadTooLarge
-from myphr.ingest.uploads import WHOLE_BYTES_MAX, Progress, Uploads, Wish
+from myphr.errors import (
+    ChecksumMismatch,
+    NotFound,
+    PortalError,
+    SignInRequired,
+    UploadConflict,
+    UploadRefused,
+    UploadTooLarge,
+)
+from myphr.ingest.uploads import CHECKSUMS, WHOLE_BYTES_MAX, Checksum, Progress, Uploads, Wish
 from myphr.settings import Settings
 from myphr.web.login import this_login
 from myphr.web.policy import ANYONE, SIGNED_IN, policy
 
 TUS_VERSION = "1.0.0"
-EXTENSIONS = "creation,creation-with-upload,expiration,termination"
+EXTENSIONS = "creation,creation-with-upload,checksum,expiration,termination"
 BODY_TYPE = "application/offset+octet-stream"
 METADATA_BYTES_MAX = 16 * 1024
 LOOK_AROUND_SECONDS = 0.5
+WAKE_BYTES = 256 * 1024  # the kernel wakes us for so much, not for each segment; its own wait still ends it after 0.5 s
 _LOOK_AROUND = struct.pack("@ll", 0, int(LOOK_AROUND_SECONDS * 1e6))  # struct timeval
 _FOR_EVER = struct.pack("@ll", 0, 0)
 _NUMBER = re.compile(r"\d{1,18}")
@@ -100,6 +109,7 @@ def make_blueprint(
         headers = {
             "Tus-Version": TUS_VERSION,
             "Tus-Extension": EXTENSIONS,
+            "Tus-Checksum-Algorithm": ",".join(CHECKSUMS),
             "Tus-Max-Size": str(_settings().upload_bytes_max),
         }
         return Response(status=204, headers=headers)
@@ -115,11 +125,12 @@ def make_blueprint(
             raise UploadTooLarge()
         metadata = _metadata(request.headers.get("Upload-Metadata", ""))
         wish = Wish(total, metadata.get("filename") or metadata.get("name") or "", metadata.get("relativePath", ""))
+        checksum = _checksum()
         body = _body() if request.headers.get("Content-Type") == BODY_TYPE else None
         if body is not None and body.length is not None and body.length > total:
             raise UploadTooLarge()
         if body is not None and body.length == total and total <= WHOLE_BYTES_MAX:
-            progress = _uploads().receive_whole(owner, wish, body)
+            progress = _uploads().receive_whole(owner, wish, body, checksum)
             if progress is None:
                 raise UploadConflict("the connection broke before the end")
             # Nothing can be asked of this address: the file is in the record already.
@@ -128,7 +139,11 @@ def make_blueprint(
         progress, token = _uploads().create(owner, wish)
         location = url_for("uploads.create", _external=False) + f"/{progress.upload_id}/{token}"
         if body is not None and body.length != 0:
-            progress = _uploads().append(owner, progress.upload_id, token, 0, body)
+            try:
+                progress = _uploads().append(owner, progress.upload_id, token, 0, body, checksum)
+            except ChecksumMismatch:  # the client never learns the address: nothing of it shall stay
+                _uploads().terminate(owner, progress.upload_id, token)
+                raise
         return _reply(progress, 201, location)
 
     @blueprint.route("/<upload_id>/<token>", methods=["HEAD"])
@@ -144,7 +159,7 @@ def make_blueprint(
         if request.headers.get("Content-Type") != BODY_TYPE:
             return Response(f"The body must be {BODY_TYPE}.\n", 415, {"Connection": "close"}, mimetype="text/plain")
         offset = _number_header("Upload-Offset")
-        return _reply(_uploads().append(account_id(), upload_id, token, offset, _body()), 204)
+        return _reply(_uploads().append(account_id(), upload_id, token, offset, _body(), _checksum()), 204)
 
     @blueprint.delete("/<upload_id>/<token>")
     @guard
@@ -206,6 +221,23 @@ def _number_header(name: str) -> int:
     if not _NUMBER.fullmatch(text):
         raise UploadRefused(reason=f"the header {name} is missing or not a number")
     return int(text)
+
+
+def _checksum() -> Checksum | None:
+    """Upload-Checksum of tus: "sha1 base64". An algorithm that we do not know is 400, as the extension asks."""
+    text = request.headers.get("Upload-Checksum")
+    if text is None:
+        return None
+    algorithm, _, value = text.partition(" ")
+    if algorithm not in CHECKSUMS:
+        raise UploadRefused(reason="its checksum is of a kind that is not known here")
+    try:
+        digest = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        digest = b""
+    if len(digest) != CHECKSUMS[algorithm]().digest_size:
+        raise UploadRefused(reason="its checksum cannot be read")
+    return Checksum(algorithm, digest)
 
 
 def _metadata(text: str) -> dict[str, str]:
@@ -279,6 +311,7 @@ class SocketBody:
             if self._is_plain:
                 # One system call fills the whole buffer; the kernel's own timeout costs no poll before each.
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _LOOK_AROUND)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(want, WAKE_BYTES))
                 got = self._socket.recv_into(buffer, want, socket.MSG_WAITALL)
             else:
                 self._socket.settimeout(LOOK_AROUND_SECONDS)
@@ -290,6 +323,7 @@ class SocketBody:
         finally:
             if self._is_plain:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _FOR_EVER)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)  # the next request's poll is not ours
             else:
                 self._socket.settimeout(None)
         if got == 0:

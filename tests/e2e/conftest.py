@@ -70,7 +70,7 @@ def new_screen(chromium: tuple[Browser, dict[str, Any]]) -> Iterator[Callable[..
 
 
 class Desk:
-    """The portal without machines: Redis, web and one worker, as the supervisor starts them."""
+    """The portal without machines: Redis, keyholder, web and one worker, as the supervisor starts them."""
 
     def __init__(self, folder: Path) -> None:
         port = free_port()
@@ -84,13 +84,14 @@ class Desk:
 
     def __enter__(self) -> "Desk":
         from myphr import settings as settings_module
-        from myphr.supervisor import redis_command, web_command
+        from myphr.supervisor import keyholder_command, redis_command, web_command
 
         self._run([sys.executable, "-m", "myphr", "init"]).wait(60)
         settings = settings_module.load(self.environ)
         self._run(redis_command(settings, settings.run_dir / "redis.sock"))
         while not (settings.run_dir / "redis.sock").exists():
             time.sleep(0.05)
+        self._run(keyholder_command(settings))
         self._run([sys.executable, "-m", "myphr", "worker"])
         self._run(web_command(settings))
         deadline = time.monotonic() + 60

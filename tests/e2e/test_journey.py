@@ -117,7 +117,9 @@ def test_a_patient_opens_a_study_shares_it_takes_it_back_and_nothing_is_left(
 
     # Keys reach the machine.
     before = ready(patient).keys
+    patient.evaluate("() => scrollTo(0, 0)")
     patient.locator("#screen canvas").click()
+    assert patient.evaluate("() => scrollY") == 0  # nothing moves under the finger
     patient.keyboard.press("a")
     until(lambda: (now := picture(patient)) and now.keys > before, "the key did not reach the machine")
 
@@ -151,6 +153,17 @@ def test_a_patient_opens_a_study_shares_it_takes_it_back_and_nothing_is_left(
     caregiver.keyboard.type("zzz")
     caregiver.wait_for_timeout(1500)
     assert (now := ready(patient)).keys == held.keys and now.buttons == held.buttons
+
+    # They stop watching, which the patient sees, and come back by the same link.
+    expect(patient.locator("#shared")).to_contain_text("Watching now.")
+    caregiver.get_by_role("button", name="Stop watching").tap()
+    expect(caregiver.get_by_role("heading", level=1)).to_have_text("You have left the screen")
+    expect(patient.locator("#shared")).to_contain_text("not watching now")
+    expect(patient.locator("#watch")).to_contain_text("Only you are watching")
+    caregiver.goto(link)
+    caregiver.get_by_label("Passcode").fill(passcode)
+    caregiver.get_by_role("button", name="Show me the screen").tap()
+    expect(patient.locator("#shared")).to_contain_text("Watching now.")
 
     # Stop sharing closes their screen.
     patient.get_by_role("button", name=f"Stop sharing with {CAREGIVER.email}").click()

@@ -1,5 +1,6 @@
 """Sets the stage for page tests with real rows: files sealed into a record, VM sessions in a state, screens watched."""
 
+import datetime as dt
 import io
 import json
 import time
@@ -11,7 +12,8 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from myphr.database import new_id, now
 from myphr.ingest.identify import describe
 from myphr.machines.models import Machine, VmSession
-from myphr.people.models import StoredKeyRing
+from myphr.people import identities
+from myphr.people.models import AttributeGrant, Authority, Identity, Passkey, StoredKeyRing
 from myphr.portal import Portal
 from myphr.records.items import ItemWriter
 from myphr.records.models import Item
@@ -98,6 +100,31 @@ def put_vm_session(portal: Portal, account_id: str, state: str = "live", **value
         row = VmSession(id=new_id(), account_id=account_id, state=state, machine_id=machine_id, **(facts | values))
         db.add(row)
         db.flush()
+        return row.id
+
+
+def put_authority(portal: Portal, account_id: str, name: str = "Harbour Hospital") -> dict[str, str]:
+    """An organisation whose officer and only member this account is, in the database alone; returns both ids."""
+    with portal.database.write() as db:
+        identity = identities.of_account(db, account_id)
+        assert identity is not None
+        its = Identity(kind="authority")
+        db.add(its)
+        db.flush()
+        db.add(Authority(gid=its.gid, name=name, kind="hospital", officer_account_id=account_id))
+        db.flush()
+        grant = AttributeGrant(authority_gid=its.gid, member_gid=identity.gid, name="role", value="nurse",
+                               ends_at=now() + dt.timedelta(days=9))  # fmt: skip
+        db.add(grant)
+        return {"authority_gid": its.gid, "grant_id": grant.id}
+
+
+def put_passkey(portal: Portal, account_id: str) -> str:
+    """A row of a passkey that nobody has; returns its id."""
+    with portal.database.write() as db:
+        row = Passkey(account_id=account_id, credential_id=account_id.encode(), public_key=b"", sign_count=0,
+                      device="Safari on iPad")  # fmt: skip
+        db.add(row)
         return row.id
 
 

@@ -182,6 +182,26 @@ def test_leaving_takes_the_cookie_and_the_link_still_works(visitor: PageClient, 
     assert visitor.post(f"{shared.address}/open", shared.form()).status_code == 303
 
 
+def test_after_leaving_a_kept_cookie_is_worth_nothing(
+    app: Flask, visitor: PageClient, portal: Portal, patient: SignedIn, shared: Shared
+) -> None:
+    kept = next(c for c in visitor.browser._cookies.values() if c.key == "myphr-visit").value
+    visitor.post(f"{shared.address}/leave")
+    thief = PageClient(app)
+    thief.browser.set_cookie("myphr-visit", kept, path=shared.address)
+    assert thief.get(f"{shared.address}/screen").status_code == 410
+    assert thief.post(f"{shared.address}/ticket").status_code == 410
+    (line,) = shares.list_for(portal, patient.login, shared.vm_session_id)
+    assert line.visits == [] and line.is_open
+
+
+def test_leaving_ends_the_own_visit_only(app: Flask, visitor: PageClient, shared: Shared) -> None:
+    other = PageClient(app)
+    other.post(f"{shared.address}/open", shared.form())
+    visitor.post(f"{shared.address}/leave")
+    assert other.get(f"{shared.address}/screen").status_code == 200
+
+
 def test_the_visit_stands_in_who_looked_by_its_address(
     app: Flask, portal: Portal, patient: SignedIn, visitor: PageClient
 ) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 from sqlmodel import select
+from werkzeug.test import TestResponse
 
 from myphr.database import now
 from myphr.errors import HypervisorUnreachable
 from myphr.machines.models import VmSession
 from myphr.people.models import LoginSession
 from myphr.portal import Portal
-from myphr.sharing import tickets
+from myphr.sharing import live, tickets
 from myphr.sharing.models import Share
 from myphr.web.machine import isolation_sentence
 from tests.cast import CAREGIVER, PATIENT, SignedIn
@@ -275,6 +276,44 @@ def test_without_redis_the_page_does_not_claim_that_nobody_watches(
     portal.__dict__["redis"] = redis.Redis(unix_socket_path="/nonexistent/redis.sock")
     words = text_of(vera.get(f"/machine/{vm_session_id}/watch", htmx=True))
     assert "not known" in words and "Only you" not in words
+
+
+def words_of_the_share(answer: TestResponse) -> str:
+    """What the answer to a poll says in the list of those who may look."""
+    assert 'id="shared" data-hx-swap-oob="true"' in answer.text
+    return answer.text.split('id="shared"')[1].partition("</p>")[0]
+
+
+def test_who_stops_watching_is_no_longer_listed_as_watching(
+    vera: PageClient, portal: Portal, patient: SignedIn
+) -> None:
+    vm_session_id = put_vm_session(portal, patient.account.id)
+    vera.post(f"/machine/{vm_session_id}/share", SHARE)
+    with portal.database.write() as db:
+        share = db.exec(select(Share)).one()
+        share.first_opened_at = now()
+        db.add(share)
+        share_id = share.id
+    poll = f"/machine/{vm_session_id}/watch"
+    watch(portal, vm_session_id, f"share:{share_id}")
+    answer = vera.get(poll, htmx=True)
+    assert "Watching now." in words_of_the_share(answer)
+    seen = answer.text.split("seen=")[1].partition('"')[0]
+    assert vera.get(f"{poll}?seen={seen}", htmx=True).status_code == 204
+    portal.redis.delete(live.presence_key(vm_session_id))
+    answer = vera.get(f"{poll}?seen={seen}", htmx=True)
+    assert "not watching now" in words_of_the_share(answer)
+
+
+def test_a_share_that_ran_out_leaves_the_list_by_itself(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    vm_session_id = put_vm_session(portal, patient.account.id)
+    vera.post(f"/machine/{vm_session_id}/share", SHARE)
+    with portal.database.write() as db:
+        share = db.exec(select(Share)).one()
+        share.expires_at = now()
+        db.add(share)
+    answer = vera.get(f"/machine/{vm_session_id}/watch", htmx=True)
+    assert 'id="shared"' in answer.text and CAREGIVER.email not in answer.text
 
 
 # -- time left ------------------------------------------------------------------------------------

@@ -6,31 +6,40 @@ import pytest
 from flask import Flask
 from werkzeug.routing import Rule as UrlRule
 
+from myphr.people import accounts
 from myphr.portal import Portal
 from myphr.web.policy import ANYONE, SIGNED_IN, policies_of, policy
-from tests.cast import PATIENT, STRANGER, Person, SignedIn
+from tests.cast import CAREGIVER, PATIENT, STRANGER, Person, SignedIn
 from tests.web.conftest import sign_in
 from tests.web.page_client import PageClient
-from tests.web.stage import put_in, put_study, put_vm_session
+from tests.web.stage import put_authority, put_in, put_passkey, put_study, put_vm_session
 
 METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 ANYBODYS = {
     "entrance.welcome", "entrance.register", "entrance.register_now", "entrance.sign_in", "entrance.sign_in_now",
     "entrance.recover", "entrance.recover_now", "help.help_page", "operator.healthz", "files.static_file",
-    "caregiver.landing", "caregiver.open_share",
+    "caregiver.landing", "caregiver.open_share", "second_step.second_step", "second_step.by_code",
+    "second_step.by_passkey", "second_step.by_recovery_code",
 }  # fmt: skip
 # What belongs to the person asking: a stranger gets their own, never the patient's.
 OF_THE_CALLER = {
     "entrance.sign_out", "entrance.recovery_code_check", "entrance.confirm_recovery_code", "account.my_account",
     "account.change_password", "account.new_recovery_code", "record.my_record", "record.items", "record.load_samples",
-    "trail.who_looked",
+    "trail.who_looked", "identity.begin_app", "identity.authenticator_app", "identity.confirm_app",
+    "identity.remove_app", "identity.new_passkey", "identity.add_passkey", "identity.renew_certificate",
+    "identity.revoke_certificate",
 }  # fmt: skip
 OF_A_VISITOR = {"caregiver.screen", "caregiver.ticket", "caregiver.state", "caregiver.leave"}
-OF_THE_OPERATOR = {"operator.status"}
+OF_THE_OPERATOR = {
+    "operator.status", "operator.create_authority", "operator.authority", "operator.change_officer",
+    "operator.close_authority", "operator.revoke_identity", "operator.give_new_identity",
+}  # fmt: skip
 OF_ONE_OWNER = {
     "account.sign_out_device", "study.study", "study.open_study", "study.delete_study", "study.item", "study.open_item",
-    "study.download", "study.delete_item", "machine.machine", "machine.progress", "machine.watch", "machine.checked",
-    "machine.ticket", "machine.here", "machine.keep", "machine.end", "machine.share", "machine.withdraw",
+    "study.download", "study.download_study", "study.delete_item", "machine.machine", "machine.progress",
+    "machine.watch", "machine.checked", "machine.ticket", "machine.here", "machine.keep", "machine.end",
+    "machine.share", "machine.withdraw",
+    "identity.remove_passkey", "authorities.members", "authorities.grant", "authorities.take",
 }  # fmt: skip
 
 
@@ -77,10 +86,13 @@ def test_only_the_open_pages_are_open_to_anyone(app: Flask) -> None:
 def things(portal: Portal, patient: SignedIn) -> dict[str, str]:
     """The ids of what belongs to the patient, by the name that addresses give them."""
     account_id = patient.account.id
+    # Somebody else's passkey: with one of her own the patient could not sign in here by her password alone.
+    other, _ = accounts.register(portal, CAREGIVER.email, CAREGIVER.name, CAREGIVER.password)
     return {
         "study_id": put_study(portal, account_id), "item_id": put_in(portal, account_id, b"a letter", "letter.txt").id,
         "vm_session_id": put_vm_session(portal, account_id), "login_session_id": patient.login.login_session.id,
-        "share_id": "6a1b0000-0000-4000-8000-000000000000",
+        "share_id": "6a1b0000-0000-4000-8000-000000000000", **put_authority(portal, account_id),
+        "passkey_id": put_passkey(portal, other.id),
     }  # fmt: skip
 
 
@@ -112,7 +124,8 @@ def test_a_stranger_gets_404_for_everything_of_somebody_else(
 def test_the_owner_gets_what_the_stranger_does_not(app: Flask, browser: PageClient, things: dict[str, str]) -> None:
     """Shows that the 404s above are about who asks, not about the address."""
     vera = sign_in(browser, PATIENT)
-    reading = {"study.study", "study.item", "study.download", "machine.machine", "machine.ticket", "machine.here"}
+    reading = {"study.study", "study.item", "study.download", "machine.machine", "machine.ticket", "machine.here",
+               "authorities.members"}  # fmt: skip
     answers = _call_all(app, vera, reading, things)
     assert {name: status for name, (status, _) in answers.items() if status not in (200, 204)} == {}
 
@@ -134,8 +147,10 @@ def test_without_a_visit_every_page_of_a_visitor_is_a_closed_link(
     assert {status for status, _ in answers.values()} == {410}
 
 
-def test_the_operator_page_is_not_there_for_others(nils: PageClient) -> None:
-    assert nils.get("/operator").status_code == 404
+def test_the_operators_pages_are_not_there_for_others(app: Flask, nils: PageClient, things: dict[str, str]) -> None:
+    answers = _call_all(app, nils, OF_THE_OPERATOR, things)
+    assert len(answers) == len(OF_THE_OPERATOR)
+    assert {status for status, _ in answers.values()} == {404}
 
 
 def test_the_operator_sees_the_operator_page(oda: PageClient) -> None:

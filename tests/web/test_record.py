@@ -1,17 +1,23 @@
 """My record, a study, a file: what is shown, downloaded, deleted; and that a file's own words are never code."""
 
+import io
+import zipfile
 from collections.abc import Callable
 
 import pytest
+from pydicom.uid import generate_uid
 from sqlmodel import select
+from werkzeug.test import TestResponse
 
 from myphr.database import new_id
 from myphr.portal import Portal
+from myphr.records import items as records
 from myphr.records.models import ArchiveTask
+from myphr.records.opening import OpenItem
 from tests.cast import PATIENT, Person, SignedIn
 from tests.web.conftest import sign_in
 from tests.web.page_client import PageClient, text_of
-from tests.web.stage import put_in, put_study
+from tests.web.stage import dicom_bytes, put_in, put_study
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert('x')</script>"
 
@@ -190,3 +196,81 @@ def test_a_refused_archive_says_why(vera: PageClient, portal: Portal, patient: S
 
 def test_sample_studies_are_not_offered_by_a_get(vera: PageClient) -> None:
     assert vera.get("/record/samples").status_code == 405
+
+
+# -- a whole study as a zip -----------------------------------------------------------------------
+def zip_of(answer: TestResponse) -> zipfile.ZipFile:
+    return zipfile.ZipFile(io.BytesIO(answer.data))
+
+
+def test_a_study_comes_as_one_zip_with_its_files_as_they_were(
+    vera: PageClient, portal: Portal, patient: SignedIn
+) -> None:
+    uid = generate_uid()
+    images = [dicom_bytes(uid, number, SeriesNumber=3, SeriesDescription="T1 axial") for number in (2, 1)]
+    images += [dicom_bytes(uid, 1, SeriesNumber=4, SeriesDescription="T2", SeriesInstanceUID="1.2.3", Modality="MR")]
+    items = [put_in(portal, patient.account.id, image, "IM1") for image in images]
+    study_id = items[0].study_id
+    answer = vera.get(f"/study/{study_id}/download")
+    assert answer.mimetype == "application/zip"
+    assert answer.headers["Content-Length"] == str(len(answer.data))
+    with zip_of(answer) as archive:
+        assert archive.testzip() is None
+        names = [name.partition("/")[2] for name in archive.namelist()]
+        assert names == ["3 - T1 axial/0001.dcm", "3 - T1 axial/0002.dcm", "4 - T2/0001.dcm"]
+        assert [archive.read(name) for name in archive.namelist()] == [images[1], images[0], images[2]]
+
+
+def test_the_zip_and_its_folder_are_named_in_plain_words(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    study_id = put_study(portal, patient.account.id)
+    answer = vera.get(f"/study/{study_id}/download")
+    assert 'filename="2024-08-26 - MR scan_ head - MRI Head.zip"' in answer.headers["Content-Disposition"]
+    assert {name.split("/")[0] for name in zip_of(answer).namelist()} == {"2024-08-26 - MR scan, head - MRI Head"}
+
+
+def test_no_word_of_a_study_leads_out_of_the_folder_it_is_unpacked_in(
+    vera: PageClient, portal: Portal, patient: SignedIn
+) -> None:
+    study_id = put_study(portal, patient.account.id, StudyDescription="../../etc", SeriesDescription="..\\..\\x")
+    for name in zip_of(vera.get(f"/study/{study_id}/download")).namelist():
+        assert not {"..", ".", ""} & set(name.split("/")) and "\\" not in name
+
+
+def test_the_study_page_offers_the_zip(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    study_id = put_study(portal, patient.account.id)
+    assert vera.page(f"/study/{study_id}").select_one(f'a[href="/study/{study_id}/download"]')
+
+
+def test_a_downloaded_study_stands_in_who_looked(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    study_id = put_study(portal, patient.account.id, images=3)
+    vera.get(f"/study/{study_id}/download")
+    assert "You downloaded a study of 3 files." in text_of(vera.get("/who-looked"))
+
+
+def test_a_stranger_downloads_no_study(vera: PageClient, nils: PageClient, portal: Portal, patient: SignedIn) -> None:
+    study_id = put_study(portal, patient.account.id)
+    assert nils.get(f"/study/{study_id}/download").status_code == 404
+    assert vera.post(f"/study/{study_id}/download").status_code == 405
+
+
+def test_a_deleted_study_cannot_be_downloaded(vera: PageClient, portal: Portal, patient: SignedIn) -> None:
+    study_id = put_study(portal, patient.account.id)
+    vera.post(f"/study/{study_id}/delete")
+    assert vera.get(f"/study/{study_id}/download").status_code == 404
+
+
+def test_who_leaves_in_the_middle_of_a_zip_leaves_no_file_open(
+    vera: PageClient, portal: Portal, patient: SignedIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[OpenItem] = []
+    closed: list[OpenItem] = []
+    was_open, was_close = records.open_item, OpenItem.close
+    monkeypatch.setattr(records, "open_item", lambda *a: opened.append(was_open(*a)) or opened[-1])
+    monkeypatch.setattr(OpenItem, "close", lambda self: closed.append(self) or was_close(self))
+    study_id = put_study(portal, patient.account.id, images=5)
+    answer = vera.get(f"/study/{study_id}/download", buffered=False)
+    pieces = answer.iter_encoded()
+    next(pieces)
+    next(pieces)
+    answer.close()
+    assert len(opened) == 2 and closed[-1] is opened[-1]

@@ -1,6 +1,7 @@
 """The tus 1.0 routes: headers, status codes, who may, and where a call may come from."""
 
 import base64
+import hashlib
 import types
 
 import pytest
@@ -49,9 +50,11 @@ def test_options_tells_what_is_spoken_to_anybody(client):
     assert set(answer.headers["Tus-Extension"].split(",")) == {
         "creation",
         "creation-with-upload",
+        "checksum",
         "expiration",
         "termination",
     }
+    assert set(answer.headers["Tus-Checksum-Algorithm"].split(",")) == {"sha256", "sha1"}
     assert int(answer.headers["Tus-Max-Size"]) > 0
     assert "Access-Control-Allow-Origin" not in answer.headers
 
@@ -136,6 +139,62 @@ def test_a_piece_that_makes_no_sense_changes_nothing(client, mine, headers, stat
 def test_more_than_announced_is_413(client, mine):
     url = create(client, mine, 10).headers["Location"]
     assert client.patch(url, headers=BODY | mine | {"Upload-Offset": "0"}, data=bytes(11)).status_code == 413
+
+
+def checksum(data, algorithm="sha256"):
+    digest = hashlib.new(algorithm, data).digest()
+    return {"Upload-Checksum": f"{algorithm} {base64.b64encode(digest).decode()}"}
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha1"])
+def test_a_piece_with_the_right_checksum_is_taken(client, mine, portal, algorithm):
+    data = bytes(range(256)) * 1000
+    url = create(client, mine, len(data)).headers["Location"]
+    first, rest = data[:KIB64], data[KIB64:]
+    for offset, piece in ((0, first), (KIB64, rest)):
+        headers = BODY | mine | {"Upload-Offset": str(offset)} | checksum(piece, algorithm)
+        answer = client.patch(url, headers=headers, data=piece)
+        assert (answer.status_code, answer.headers["Upload-Offset"]) == (204, str(offset + len(piece)))
+    assert answer.headers["MyPHR-Item"]
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha1"])
+def test_a_piece_with_a_wrong_checksum_is_460_and_nothing_of_it_is_kept(client, mine, portal, algorithm):
+    data = bytes(range(256)) * 1000
+    url = create(client, mine, len(data)).headers["Location"]
+    kept = client.patch(url, headers=BODY | mine | {"Upload-Offset": "0"}, data=data[:KIB64])
+    assert kept.headers["Upload-Offset"] == str(KIB64)
+    headers = BODY | mine | {"Upload-Offset": str(KIB64)} | checksum(data[KIB64:], algorithm)
+    damaged = data[KIB64:-1] + b"?"
+    answer = client.patch(url, headers=headers, data=damaged)
+    assert (answer.status_code, answer.headers["MyPHR-Error"]) == (460, "upload-checksum")
+    assert client.head(url, headers=TUS | mine).headers["Upload-Offset"] == str(KIB64)
+    with portal.database.read() as db:
+        assert db.exec(select(Item)).all() == []
+    assert client.patch(url, headers=headers, data=data[KIB64:]).headers["MyPHR-Item"]
+
+
+@pytest.mark.parametrize("total", [5, 3 * KIB64])
+def test_a_creation_with_a_damaged_body_leaves_nothing(client, mine, portal, total):
+    sent = bytes(min(total, 2 * KIB64))
+    headers = BODY | mine | {"Upload-Length": str(total)} | checksum(b"x" * len(sent))
+    assert client.post("/uploads", headers=headers, data=sent).status_code == 460
+    with portal.database.read() as db:
+        assert db.exec(select(Item)).all() == []
+        assert all(row.wrapped_dek is None for row in db.exec(select(Upload)))
+    assert list(portal.store.keys()) == [] and list(portal.store.partial_dir.iterdir()) == []
+    good = headers | checksum(sent)
+    assert client.post("/uploads", headers=good, data=sent).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "value", ["", "md5 " + "A" * 24, "sha256", "sha256 ???", "sha1 " + base64.b64encode(bytes(32)).decode()]
+)
+def test_a_checksum_that_cannot_be_checked_is_400_and_changes_nothing(client, mine, value):
+    url = create(client, mine, KIB64).headers["Location"]
+    headers = BODY | mine | {"Upload-Offset": "0", "Upload-Checksum": value}
+    assert client.patch(url, headers=headers, data=bytes(KIB64)).status_code == 400
+    assert client.head(url, headers=TUS | mine).headers["Upload-Offset"] == "0"
 
 
 @pytest.mark.parametrize("version", [None, "0.2.2", "1.0.1"])

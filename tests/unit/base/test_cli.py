@@ -11,6 +11,7 @@ from myphr.people import accounts
 from myphr.portal import Portal
 from myphr.settings import load
 from tests.cast import OPERATOR, PATIENT
+from tests.running_keyholder import RunningKeyholder
 
 
 @pytest.fixture
@@ -49,7 +50,8 @@ def test_an_account_is_made_the_operator(home: Path, capsys: pytest.CaptureFixtu
     account, _ = accounts.register(portal, OPERATOR.email, OPERATOR.name, OPERATOR.password)
     other, _ = accounts.register(portal, PATIENT.email, PATIENT.name, PATIENT.password)
     assert not account.is_operator
-    assert main(["operator", OPERATOR.email]) == 0
+    with RunningKeyholder.of_home(portal.settings):
+        assert main(["operator", OPERATOR.email]) == 0
     with portal.database.read() as db:
         rows = [db.get(accounts.Account, one.id) for one in (account, other)]
     assert [row and row.is_operator for row in rows] == [True, False]
