@@ -8,6 +8,7 @@ import base64
 import binascii
 import dataclasses
 import json
+import re
 import secrets
 import struct
 from typing import Any
@@ -22,8 +23,11 @@ REQUEST_BYTES_MAX = 256 * 1024
 REPLY_BYTES_MAX = 8 * 1024**2
 NONCE_BYTES = 16
 SKEW_SECONDS_MAX = 60
+NESTING_MAX = 32
 TAG = b"myphr/keyholder-proof/1"
 _PREFIX = struct.Struct(">I")
+_BRACKET_OR_STRING = re.compile(rb'[\[\]{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STEP = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
 PREFIX_BYTES = _PREFIX.size
 _HEAD = struct.Struct(">BBH")  # version, has a proof, bytes of the certificate
 
@@ -117,7 +121,15 @@ def dump(content: Any) -> bytes:
 
 
 def load(data: bytes) -> dict[str, Any]:
-    """A JSON object. Raises KeyholderProtocolError for anything else, for members named twice, NaN, or deep nesting."""
+    """A JSON object. Raises KeyholderProtocolError for anything else, for members named twice, NaN, or deep nesting.
+
+    Nesting is bounded before parsing: the interpreter's own bound is a setting that any library may raise, and beyond
+    the C stack there is no error to catch."""
+    depth = 0
+    for token in _BRACKET_OR_STRING.finditer(data):
+        depth += _STEP.get(token[0], 0)
+        if depth > NESTING_MAX:
+            raise KeyholderProtocolError("nested too deep")
     try:
         content = json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError):

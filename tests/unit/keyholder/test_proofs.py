@@ -3,6 +3,7 @@
 import json
 import random
 import struct
+import sys
 
 import pytest
 
@@ -74,6 +75,19 @@ def said(**members: object) -> bytes:
 def test_a_frame_that_says_something_else_is_refused(text: bytes) -> None:
     with pytest.raises(KeyholderProtocolError):
         proofs.read_request(struct.pack(">BBH", 1, 0, 0) + text)
+
+
+def test_nesting_is_bounded_whatever_recursion_the_interpreter_allows() -> None:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1_000_000)
+    try:
+        for text in (b'{"a":' + b"[" * 100_000, b'{"a":' * 50_000, b'{"a":' * 33 + b"1" + b"}" * 33):
+            with pytest.raises(KeyholderProtocolError):
+                proofs.load(text)
+        assert proofs.load(b'{"a":' * 32 + b"1" + b"}" * 32)
+        assert proofs.load(proofs.dump({"brackets": "[{" * 100 + '"\\'}))
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 @pytest.mark.parametrize("head", [
