@@ -94,7 +94,8 @@ def test_claimed_machine_shows_the_folder_it_was_given_and_nothing_else(
     assert picture.sha256 == hashlib.sha256(first).hexdigest()
 
     # the claim is gone, the clock is the portal's, the secret is in no file
-    assert machine.run("/bin/busybox", "ls", "/run/myphr")[1].split() == ["claimed", "status.json"]
+    assert machine.run("/bin/busybox", "ls", "/run/myphr")[1].split() == ["claimed", "folder", "status.json"]
+    assert machine.run("/bin/busybox", "stat", "-c", "%a %u", "/run/myphr")[1].split() == ["700", "0"]
     assert 1_790_000_000 <= int(machine.run("/bin/busybox", "date", "+%s")[1]) < 1_790_000_000 + 600
 
     # the viewer cannot learn the secret, leave its folder, or dial the gateway by itself
@@ -120,7 +121,7 @@ def test_claimed_machine_shows_the_folder_it_was_given_and_nothing_else(
     deadline = time.monotonic() + 20
     while "claim.json" in machine.run("/bin/busybox", "ls", "/run/myphr")[1] and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert machine.run("/bin/busybox", "ls", "/run/myphr")[1].split() == ["claimed", "status.json"]
+    assert machine.run("/bin/busybox", "ls", "/run/myphr")[1].split() == ["claimed", "folder", "status.json"]
     assert machine.status()["state"] == "ready"  # type: ignore[index]
     assert str(folder) in machine.run("/bin/busybox", "cat", "/proc/mounts")[1]
 
