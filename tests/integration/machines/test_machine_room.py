@@ -218,6 +218,6 @@ def test_the_doctor_finds_this_portal_healthy_and_its_machines_isolated(room, as
     expected = {"redis", "store", "keys", "mail", "hypervisor", "privileges", "storage", "templates", "isolation"}
     assert expected <= set(checks)
     bad = {name: check.sentence for name, check in checks.items() if not check.ok}
-    # The rig makes its tables without migrations and starts no web.
-    assert set(bad) <= {"database"}, bad
+    # The rig makes its tables without migrations, and sets up neither web nor keyholder.
+    assert set(bad) <= {"database", "keyholder"}, bad
     assert checks["files gateway"].ok
