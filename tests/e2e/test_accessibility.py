@@ -7,7 +7,6 @@ import datetime as dt
 from collections.abc import Callable, Iterator
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 from sqlmodel import select
 
@@ -17,13 +16,11 @@ from myphr.people import accounts
 from myphr.people.models import Account
 from myphr.portal import Portal
 from myphr.sharing import shares
+from tests import accessibility
 from tests.e2e.conftest import Desk, Screen, register
 from tests.web.stage import isolation, put_in, put_study, put_vm_session
 
 pytestmark = pytest.mark.browser
-RULES = {
-    "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
-}
 LOOKS = {
     "desktop": {}, "tablet": {"tablet_sized": True}, "desktop, dark": {"color_scheme": "dark"},
     "tablet, dark": {"tablet_sized": True, "color_scheme": "dark"},
@@ -82,8 +79,7 @@ def stage(
 
 def violations(page: Page) -> list[str]:
     # Excluded: a field of 2 px without words in it, which only makes a tablet bring up its keyboard.
-    found = Axe().run(page, context={"exclude": [[".screen-typing"]]}, options=RULES).response["violations"]
-    return [f"{v['id']}: {n['html'][:120]} ({n['failureSummary'][:160]})" for v in found for n in v["nodes"]]
+    return accessibility.violations(page, exclude=(".screen-typing",))
 
 
 def too_small(page: Page) -> list[str]:
