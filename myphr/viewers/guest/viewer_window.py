@@ -3,6 +3,7 @@ drags; and how the desk speaks to a viewer that is kept running. What is listed 
 guest as the viewer user; its looks come from touch_ui.py.
 """
 
+import abc
 import os
 import sys
 import time
@@ -35,7 +36,7 @@ from touch_ui import (
 TAP_PIXELS = 12  # a finger that moved less than this meant the card below it
 
 
-class ViewerWindow:
+class ViewerWindow(abc.ABC):
     """A viewer in this window has `open(path)`, `draw()`, `draw_words()`, `choose_card(number)`, `drag(event)` and
     `wheel(up)`, and ends its `open` with `tell("ready")` or `tell("failed <code>")`, once."""
 
@@ -62,24 +63,24 @@ class ViewerWindow:
         self.window.tk.createfilehandler(sys.stdin, tk.READABLE, self.command)  # type: ignore[attr-defined]
 
     # -- what a viewer brings ---------------------------------------------------------------------------------------
-    def open(self, path: str) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def open(self, path: str) -> None: ...
 
-    def draw(self) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def draw(self) -> None: ...
 
-    def choose_card(self, number: int) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def choose_card(self, number: int) -> None: ...
 
-    def drag(self, event: tk.Event) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def drag(self, event: tk.Event) -> None: ...
 
-    def wheel(self, up: bool) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def wheel(self, up: bool) -> None: ...
 
+    @abc.abstractmethod
     def number_shown(self) -> int:
         """Of the page or picture that is shown, from 1: it becomes part of a kept picture's name."""
-        raise NotImplementedError
 
     # -- the window -------------------------------------------------------------------------------------------------
     def build(self) -> None:
