@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from myphr.crypto import certificates
 from myphr.crypto.envelope import KeyPair, new_key_pair, open_with
 from myphr.crypto.statements import KeyStatement
+from myphr.errors import KeyholderUnavailable
 from myphr.people.keyholder import Keyholder, Sealed, Speaker
 from myphr.settings import Settings
 
@@ -109,7 +110,7 @@ class RunningKeyholder:
             try:
                 self.client.hello()
                 return
-            except Exception:
+            except KeyholderUnavailable:
                 time.sleep(0.02)
         raise TimeoutError(self.log)
 

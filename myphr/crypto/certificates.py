@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
@@ -160,14 +160,21 @@ def _whole_signature(der: bytes, signature: bytes) -> None:
         raise CertificateRefused("signature with unused bits")
 
 
+# What the parser raises for versions, names and algorithms it does not know: its own errors have no common parent.
+UNREADABLE = (
+    ValueError, TypeError, LookupError, AttributeError, OverflowError, InvalidSignature, UnsupportedAlgorithm,
+    x509.InvalidVersion, x509.DuplicateExtension, x509.ExtensionNotFound, x509.UnsupportedGeneralNameType,
+)  # fmt: skip
+
+
 @contextlib.contextmanager
 def _reading(what: str) -> Iterator[None]:
-    """The parser has errors of its own for versions, names and algorithms it does not know, and reads parts late."""
+    """The parser reads parts late: what cannot be read is refused wherever that shows."""
     try:
         yield
     except CertificateRefused:
         raise
-    except Exception:
+    except UNREADABLE:
         raise CertificateRefused(what) from None
 
 

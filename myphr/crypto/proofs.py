@@ -11,6 +11,7 @@ import json
 import re
 import secrets
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -113,6 +114,22 @@ def frame_bytes(prefix: bytes, limit: int) -> int:
     if not 1 <= size <= limit:
         raise KeyholderProtocolError("frame of a wrong size")
     return size
+
+
+def read_frame(read: Callable[[int], bytes], limit: int) -> bytes:
+    """The frame that `read` (up to so many bytes, none at the end) gives. Raises ConnectionError when it ends early,
+    KeyholderProtocolError for one above `limit` bytes."""
+
+    def whole(size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            part = read(size - len(data))
+            if not part:
+                raise ConnectionError("closed")
+            data += part
+        return bytes(data)
+
+    return whole(frame_bytes(whole(PREFIX_BYTES), limit))
 
 
 def dump(content: Any) -> bytes:

@@ -96,20 +96,13 @@ def send(desk: Desk, gid: str, data: bytes) -> bytes:
             if _valid_gid(desk, stream.getpeercert(binary_form=True)) != gid:
                 raise KeyholderUnavailable("another keyholder answers at that address")
             stream.sendall(proofs.frame(data))
-            size = proofs.frame_bytes(_receive(stream, proofs.PREFIX_BYTES, deadline), proofs.REPLY_BYTES_MAX)
-            return _receive(stream, size, deadline)
+
+            def read(size: int) -> bytes:
+                stream.settimeout(max(0.001, deadline - time.monotonic()))
+                return stream.recv(size)
+
+            return proofs.read_frame(read, proofs.REPLY_BYTES_MAX)
     except OSError as error:
         raise KeyholderUnavailable(f"{type(error).__name__} on the way to another keyholder") from None
     except PortalError as error:
         raise KeyholderUnavailable(f"{error.code} on the way to another keyholder: {error.detail}") from None
-
-
-def _receive(stream: ssl.SSLSocket, size: int, deadline: float) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        stream.settimeout(max(0.001, deadline - time.monotonic()))
-        part = stream.recv(size - len(data))
-        if not part:
-            raise ConnectionError("closed")
-        data += part
-    return bytes(data)

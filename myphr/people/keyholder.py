@@ -418,22 +418,15 @@ class Keyholder:
                 stream.settimeout(TIMEOUT_SECONDS)
                 stream.connect(self._path)
                 stream.sendall(data)
-                size = proofs.frame_bytes(_receive(stream, proofs.PREFIX_BYTES, deadline), proofs.REPLY_BYTES_MAX)
-                reply = _receive(stream, size, deadline)
+
+                def read(size: int) -> bytes:
+                    stream.settimeout(max(0.001, deadline - time.monotonic()))
+                    return stream.recv(size)
+
+                reply = proofs.read_frame(read, proofs.REPLY_BYTES_MAX)
         except OSError as error:
             raise KeyholderUnavailable(type(error).__name__) from error
         return read_reply(reply)
-
-
-def _receive(stream: socket.socket, size: int, deadline: float) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        stream.settimeout(max(0.001, deadline - time.monotonic()))
-        part = stream.recv(size - len(data))
-        if not part:
-            raise ConnectionError("closed")
-        data += part
-    return bytes(data)
 
 
 _CODES: dict[str, type[PortalError]] = {
