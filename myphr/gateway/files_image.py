@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 
 from myphr.gateway import ninep
 from myphr.gateway import ninep_wire as wire
-from myphr.gateway.files_tree import Directory, Fixed, ItemFile, ReadHandle
+from myphr.gateway.files_tree import Directory, FixedFile, ItemFile, ReadHandle
 
 NAME = "\x01items"  # in the root, not listed; a name of an item never holds a control character
 BLOCK_BYTES = 4096
@@ -51,7 +51,7 @@ class _Folder:
         self.children: list[tuple[bytes, int, int]] = []  # name, inode number, type
 
 
-class Image(Fixed):
+class Image(FixedFile):
     """The file that holds the image of everything below `root`. Raises ImageTooBig."""
 
     __slots__ = ("_files", "_head", "_starts", "_times_ns", "parent", "qid", "size")
@@ -132,18 +132,6 @@ class Image(Fixed):
     def attributes(self) -> ninep.Attributes:
         at = self._times_ns
         return ninep.Attributes(0o100400, self.size, atime_ns=at, mtime_ns=at, ctime_ns=at)
-
-    def space(self) -> ninep.Space:
-        return self.parent.space()
-
-    def find(self, name: str) -> None:
-        return None
-
-    def entries(self, after: int) -> Iterator[tuple[int, str, ninep.Node]]:
-        return iter(())
-
-    def name_of(self, child: ninep.Node) -> str:
-        raise OSError(errno.ENOTDIR, "refused")
 
     def open(self, flags: int) -> "ImageHandle":
         if flags & wire.O_ACCMODE or flags & wire.O_TRUNC:

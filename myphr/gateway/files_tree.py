@@ -226,7 +226,26 @@ class Fixed:
         raise _read_only()
 
 
-class ItemFile(Fixed):
+class FixedFile(Fixed):
+    """A file that nobody writes to: there is nothing in it to find."""
+
+    __slots__ = ()
+    parent: ninep.Node
+
+    def space(self) -> ninep.Space:
+        return self.parent.space()
+
+    def find(self, name: str) -> None:
+        return None
+
+    def entries(self, after: int) -> Iterator[tuple[int, str, ninep.Node]]:
+        return iter(())
+
+    def name_of(self, child: ninep.Node) -> str:
+        raise OSError(errno.ENOTDIR, "refused")
+
+
+class ItemFile(FixedFile):
     """One item."""
 
     __slots__ = ("number", "parent", "qid", "reading", "source", "times_ns")
@@ -243,18 +262,6 @@ class ItemFile(Fixed):
     def attributes(self) -> ninep.Attributes:
         at = self.times_ns
         return ninep.Attributes(0o100444, self.source.plain_bytes, atime_ns=at, mtime_ns=at, ctime_ns=at)
-
-    def space(self) -> ninep.Space:
-        return self.parent.space()
-
-    def find(self, name: str) -> None:
-        return None
-
-    def entries(self, after: int) -> Iterator[tuple[int, str, ninep.Node]]:
-        return iter(())
-
-    def name_of(self, child: ninep.Node) -> str:
-        raise OSError(errno.ENOTDIR, "refused")
 
     def open(self, flags: int) -> ReadHandle:
         if flags & wire.O_ACCMODE or flags & wire.O_TRUNC:
