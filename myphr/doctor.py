@@ -428,7 +428,7 @@ def _isolation(parts: Portal) -> Iterator[Check]:
         placement.one_at_a_time(db)
         if placement.alive(db) >= parts.settings.machines_max:
             raise ConfigurationError("all machines are in use: try again later")
-        machine = placement.order(db, parts.settings, template)
+        machine = placement.order(db, parts.settings, template, purpose="check")
     try:
         machine = pool.bring_up(parts, machine.id, lambda: None, time.monotonic() + PROBE_SECONDS_MAX)
         yield from _ask_guest(parts, machine)

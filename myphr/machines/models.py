@@ -17,6 +17,7 @@ class Machine(SQLModel, table=True):
     node: str
     template: str = Field(index=True)  # template name; its vmid is found by name in the template pool
     template_vmid: int = 0  # the revision it was cloned from; a warm machine of an older one is replaced
+    purpose: str = "session"  # session: for patients; check: the doctor's own, never given to anybody
     state: str = Field(index=True)
     task: str | None = None  # UPID of the hypervisor task under way, to resume after a crash
     failure: str | None = None  # an error code

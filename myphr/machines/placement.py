@@ -62,7 +62,9 @@ def waiting_sessions(db: Session) -> int:
 
 def free_machines(db: Session, template: str | None = None) -> list[Machine]:
     """Pool machines that no VM session has spoken for: warm ones first, newest template first, oldest machine first."""
-    query = select(Machine).where(col(Machine.state).in_(("warm", *COMING_UP)), _not_spoken_for())
+    query = select(Machine).where(
+        col(Machine.state).in_(("warm", *COMING_UP)), Machine.purpose == "session", _not_spoken_for()
+    )
     if template is not None:
         query = query.where(Machine.template == template)
     found = db.exec(query).all()
@@ -75,7 +77,7 @@ def spoken_for_by(vm_session_id: str) -> ColumnElement[bool]:
     return _not_spoken_for(except_for=vm_session_id)
 
 
-def order(db: Session, settings: Settings, template: Template) -> Machine:
+def order(db: Session, settings: Settings, template: Template, *, purpose: str = "session") -> Machine:
     """A new machine row with a number that was never used. Raises HypervisorRefused when the numbers are used up."""
     highest = db.exec(select(func.max(Machine.vmid))).one()
     vmid = max(settings.vmid_first, (highest or 0) + 1)
@@ -83,6 +85,7 @@ def order(db: Session, settings: Settings, template: Template) -> Machine:
         raise HypervisorRefused("no machine numbers left: raise MYPHR_VMID_LAST")
     machine = Machine(
         vmid=vmid, node=template.node, template=template.name, template_vmid=template.vmid, state="ordered",
+        purpose=purpose,
     )  # fmt: skip
     db.add(machine)
     db.flush()

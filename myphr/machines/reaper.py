@@ -20,6 +20,7 @@ from myphr.machines.proxmox import ListedMachine, MachineGone
 from myphr.machines.states import COMING_UP, STARTING, StateConflict
 
 LOST_SECONDS = 10  # a row that nobody drives for this long has lost its worker or its job
+CHECK_SECONDS_MAX = 300  # a doctor that takes longer with its machine has died
 HOPELESS_FACTOR = 3  # a start that takes this many times the limit is over, whoever drives it
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ def sweep(parts: Parts) -> None:
             _resume_vm_sessions(parts)
             mine()
             _resume_machines(parts)
+            _end_checks(parts)
             try:
                 listed = parts.hypervisor.list_machines()
                 _compare(parts, listed, mine)
@@ -115,12 +117,23 @@ def _resume_machines(parts: Parts) -> None:
             # Its session's worker brings it up. A session that is over cannot use it any more.
             if vm_session.state in ("ended", "failed"):
                 pool.give_up(parts, machine.id, "machine-failed")
+        elif machine.purpose == "check":
+            continue  # its doctor brings it up
         elif _nobody_at(parts, "machine", machine.id, machine.changed_at):
             seconds_max = parts.settings.start_seconds_max
             if machine.created_at < _older_than(HOPELESS_FACTOR * seconds_max):
                 pool.give_up(parts, machine.id, "machine-failed")
             else:
                 parts.queue.enqueue("jobs.machines.rewarm_machine", machine.id, seconds_max=seconds_max + 60)
+
+
+def _end_checks(parts: Parts) -> None:
+    with parts.database.read() as db:
+        left = db.exec(
+            select(Machine.id).where(Machine.purpose == "check", Machine.created_at < _older_than(CHECK_SECONDS_MAX))
+        ).all()
+    for machine_id in left:
+        pool.give_up(parts, machine_id, "machine-failed")
 
 
 def _compare(parts: Parts, listed: list[ListedMachine], mine: lease.Lease) -> None:

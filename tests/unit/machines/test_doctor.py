@@ -1,11 +1,15 @@
 """The doctor: finds what is wrong, says what to do, and never crashes."""
 
 import dataclasses
+import datetime as dt
+import time
 
 import pytest
 
 from myphr import doctor
 from myphr.errors import HypervisorRefused, HypervisorUnreachable
+from myphr.machines import placement, pool, reaper
+from myphr.machines.models import Machine
 
 POOL_8 = frozenset({*doctor.MACHINE_PRIVILEGES, "VM.Monitor"})
 HELD = {
@@ -104,6 +108,37 @@ def test_the_probe_machine_is_asked_and_destroyed(fake_portal, held, hypervisor)
     checks = found(fake_portal)
     assert checks["isolation"].ok and checks["files gateway"].ok, checks
     assert not hypervisor.machines, "the probe machine was left over"
+
+
+def test_the_probe_machine_is_no_patients_and_no_surplus_of_the_pool(fake_portal, held, hypervisor) -> None:
+    offered = []
+    real = hypervisor.read_file
+
+    def meanwhile(vmid, path, node=None):
+        reaper.sweep(fake_portal)
+        with fake_portal.database.read() as db:
+            offered.extend(placement.free_machines(db))
+        return real(vmid, path, node=node)
+
+    hypervisor.read_file = meanwhile
+    hypervisor.isolation = [{"check": "dns", "blocked": True}]
+    assert found(fake_portal)["isolation"].ok
+    assert offered == []
+
+
+def test_the_machine_of_a_doctor_that_died_goes_after_a_while(fake_portal, hypervisor) -> None:
+    with fake_portal.database.write() as db:
+        machine = placement.order(db, fake_portal.settings, hypervisor.templates()[0], purpose="check")
+    pool.bring_up(fake_portal, machine.id, lambda: None, time.monotonic() + 60)
+    reaper.sweep(fake_portal)
+    assert hypervisor.machines
+    with fake_portal.database.write() as db:
+        row = db.get(Machine, machine.id)
+        row.created_at -= dt.timedelta(seconds=reaper.CHECK_SECONDS_MAX + 1)
+        db.add(row)
+    reaper.sweep(fake_portal)
+    pool.run_destroy(fake_portal, machine.id)
+    assert not hypervisor.machines
 
 
 def test_a_machine_that_gets_out_or_a_wrong_secret_that_opens_is_said_loudly(fake_portal, held, hypervisor) -> None:
