@@ -112,3 +112,4 @@ def import_models() -> None:
 
     for package in ("audit", "people", "records", "machines", "sharing"):
         importlib.import_module(f"myphr.{package}.models")
+    importlib.import_module("myphr.sharing.record_models")
