@@ -207,6 +207,7 @@ _END_SENTENCES = {
     "idle": "This session ended because nothing was done in it for a while. Files saved in it are in your record.",
     "time": "This session reached its longest time and ended. Files saved in it are in your record.",
     "failure": "The machine stopped by itself. Files saved before that are in your record. Please open them again.",
+    "withdrawn": "This session ended because what it showed is no longer shared with you.",
     "account": "This session ended because the account was closed or signed out everywhere.",
 }
 

@@ -70,7 +70,7 @@ class ItemWrap(SQLModel, table=True):
 
 
 class RewrapTask(SQLModel, table=True):
-    """Wrapping the files' keys anew after a roll. The worker gets the keys of these epochs, sealed to it, until done."""
+    """Wrapping the files' keys anew after a roll. The worker gets the keys of these epochs, sealed to it."""
 
     __tablename__ = "rewrap_task"
 

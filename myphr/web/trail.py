@@ -13,6 +13,7 @@ from myphr.audit import trail as audit_trail
 from myphr.audit.events import COUNT_MAX
 from myphr.audit.models import AuditEvent
 from myphr.audit.trail import Run
+from myphr.people.models import Account
 from myphr.sharing.models import Share
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, policy
@@ -28,7 +29,8 @@ _ICON_OF_START = {
     "second": "key", "certificate": "shield", "identity": "shield", "authority": "person", "attribute": "person",
     "item": "file", "items": "upload", "archive": "zip", "study": "scan", "vm": "open",
     "machine": "trash", "isolation": "shield",
-    "results": "download", "share": "share", "screen": "eye",
+    "results": "download", "share": "share", "screen": "eye", "record": "share", "shared": "eye",
+    "emergency": "shield",
 }  # fmt: skip
 
 
@@ -49,7 +51,7 @@ class Day:
 
 
 def lines_of(runs: Sequence[Run], account_id: str, emails: dict[str, str]) -> list[Line]:
-    """Plain lines; `emails` turns share ids into the addresses they went to."""
+    """Plain lines; `emails` turns share ids into the addresses they went to, and accounts of readers into names."""
     return [
         Line(
             run.newest.at,
@@ -84,6 +86,8 @@ def who_looked() -> Response:
     runs = list(itertools.islice(audit_trail.runs(events), LINES_PER_PAGE))
     with portal().database.read() as db:
         emails = {share.id: share.email for share in db.exec(select(Share).where(col(Share.account_id) == account_id))}
+        readers = {run.newest.actor_id for run in runs if run.newest.actor_kind == "caregiver"}
+        emails |= {one.id: one.name for one in db.exec(select(Account).where(col(Account.id).in_(readers)))}
     full = len(runs) == LINES_PER_PAGE or sum(run.times for run in runs) == EVENTS_PER_PAGE
     older = runs[-1].first_number if full else None
     return render_page("trail.html", days=by_day(lines_of(runs, account_id, emails)), older=older)

@@ -136,7 +136,7 @@ def test_the_locked_mail_carries_no_link_to_the_share(portal) -> None:
     assert "/s/" not in message.as_string() and message["Subject"] == "A link that you shared was locked"
 
 
-@pytest.mark.parametrize("template", ["share-invitation", "share-locked"])
+@pytest.mark.parametrize("template", ["share-invitation", "share-locked", "emergency-opened"])
 def test_every_mail_has_three_files(template) -> None:
     for part in ("subject.txt", "body.txt", "body.html"):
         assert (mails.TEMPLATES / f"{template}.{part}").is_file()
