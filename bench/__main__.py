@@ -9,7 +9,7 @@ import platform
 import sys
 import time
 
-ALL = ("start", "screen", "uploads", "files", "pages", "abe")
+ALL = ("start", "screen", "uploads", "files", "pages", "abe", "sharing")
 
 
 def machine() -> str:
