@@ -9,7 +9,8 @@ from myphr.audit import trail
 from myphr.crypto import envelope
 from myphr.errors import AccessWithheld, FormRefused, KeyholderUnavailable, NotFound, ReasonRequired
 from myphr.people import identities
-from myphr.people.keyholder import Keyholder
+from myphr.people.keyholder import Keyholder, Sealed
+from myphr.records import removal
 from myphr.records.opening import open_item
 from myphr.sharing import compartments, record_shares, rewrapping, shared_with_me
 from myphr.sharing.models import Mail
@@ -181,6 +182,72 @@ def test_new_files_of_an_everything_share_come_at_the_owners_next_unlock(
     assert sorted(opened(clinic, clinic.nurse, family[1])) == ["letter.txt", "second.txt"]
 
 
+def test_with_the_keyholder_gone_after_the_block_the_person_is_out_and_the_keys_roll_later(
+    clinic: Clinic, family: tuple[str, str]
+) -> None:
+    class GoesAway(Keyholder):
+        def vault_create(self, *_: object) -> Sealed:
+            raise KeyholderUnavailable("gone")
+
+    there = clinic.portal.keyholder
+    clinic.portal.__dict__["keyholder"] = GoesAway(f"unix:{there._path}")
+    patient = clinic.patient.login
+    report = record_shares.remove_person(clinic.portal, patient, family[1], gid_of(clinic.caregiver))
+    assert report.keys_replaced == 0
+    clinic.portal.__dict__["keyholder"] = there
+    with pytest.raises(NotFound):
+        opened(clinic, clinic.caregiver, family[1])
+    assert record_shares.one(clinic.portal, patient, family[1]).state == "changing"
+    assert opened(clinic, clinic.nurse, family[1]) == ["letter.txt"]
+    record_shares.catch_up(clinic.portal, patient)
+    run_jobs(clinic)
+    assert [wrap.epoch for wrap in rows(clinic, ItemWrap)] == [1]
+    assert opened(clinic, clinic.nurse, family[1]) == ["letter.txt"]
+
+
+def test_a_worker_killed_in_the_middle_of_wrapping_anew_loses_no_file(
+    clinic: Clinic, family: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        clinic.add_item(f"{number}.txt", b"Dear %d\n" % number)
+    record_shares.catch_up(clinic.portal, clinic.patient.login)
+    record_shares.remove_person(clinic.portal, clinic.patient.login, family[1], gid_of(clinic.caregiver))
+    task = rows(clinic, RewrapTask)[0]
+    monkeypatch.setattr(rewrapping, "BATCH", 1)
+    keys = compartments.open_keys(clinic.portal.keys.worker.private, task.id, task.keys_for_worker)
+    assert rewrapping._batch(clinic.portal, task.id, keys)  # and then it was killed
+    assert sorted(wrap.epoch for wrap in rows(clinic, ItemWrap)) == [0, 0, 0, 1]
+    assert len(opened(clinic, clinic.nurse, family[1])) == 4
+    record_shares.remove_person(clinic.portal, clinic.patient.login, family[1], gid_of(clinic.stranger))  # rolls again
+    run_jobs(clinic)
+    assert [wrap.epoch for wrap in rows(clinic, ItemWrap)] == [2] * 4
+    assert sorted(task.state for task in rows(clinic, RewrapTask)) == ["done", "stopped"]
+    assert len(opened(clinic, clinic.nurse, family[1])) == 4
+    record_shares.catch_up(clinic.portal, clinic.patient.login)
+    assert [key.epoch for key in rows(clinic, CompartmentKey)] == [2]
+
+
+def test_withdrawal_stops_the_wrapping_anew_and_takes_its_keys(clinic: Clinic, family: tuple[str, str]) -> None:
+    record_shares.remove_person(clinic.portal, clinic.patient.login, family[1], gid_of(clinic.caregiver))
+    record_shares.withdraw(clinic.portal, clinic.patient.login, family[1])
+    run_jobs(clinic)
+    assert [(task.state, task.keys_for_worker) for task in rows(clinic, RewrapTask)] == [("stopped", None)]
+    assert rows(clinic, ItemWrap) == []
+
+
+def test_nothing_of_a_revoked_owner_opens(clinic: Clinic, family: tuple[str, str]) -> None:
+    gid = gid_of(clinic.patient)
+    clinic.portal.keyholder.identity_revoke(identities.proof_for(clinic.patient.login), gid)
+    with pytest.raises(NotFound):
+        opened(clinic, clinic.nurse, family[1])
+
+
+def test_a_deleted_file_is_not_shared_any_more(clinic: Clinic, family: tuple[str, str]) -> None:
+    removal.remove_item(clinic.portal.database, clinic.patient.account.id, family[0],
+                        trail.Actor("patient", clinic.patient.account.id))  # fmt: skip
+    assert opened(clinic, clinic.nurse, family[1]) == []
+
+
 # -- a care team --------------------------------------------------------------------------------------
 def test_a_role_and_the_owners_consent_open_and_another_role_does_not(clinic: Clinic, team: str) -> None:
     clinic.grant(clinic.stranger, "role", "nurse")
@@ -251,6 +318,16 @@ def test_an_emergency_needs_both_organisations_and_a_reason_and_tells_the_owner(
     assert [(one.who, one.reason) for one in view.openings] == [(clinic.caregiver.person.name, "she fainted")]
     assert [mail.template for mail in rows(clinic, Mail)] == ["emergency-opened"]
     assert events(clinic).count("emergency-opened") == 1
+
+
+def test_a_person_removed_from_an_emergency_share_stays_out_with_both_roles_and_an_open_window(
+    clinic: Clinic, emergency: str
+) -> None:
+    opened(clinic, clinic.caregiver, emergency, "she fainted")
+    record_shares.remove_person(clinic.portal, clinic.patient.login, emergency, gid_of(clinic.caregiver))
+    for reason in ("", "again"):
+        with pytest.raises(NotFound):
+            opened(clinic, clinic.caregiver, emergency, reason)
 
 
 def test_one_organisation_alone_is_refused_for_an_emergency(clinic: Clinic) -> None:
