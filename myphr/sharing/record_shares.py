@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from sqlalchemy import ColumnElement, delete, func, insert, update
 from sqlmodel import Session, col, select
 
-from myphr.audit.trail import Actor, record
+from myphr.audit.trail import SYSTEM, Actor, record
+from myphr.crypto import envelope
 from myphr.crypto.abe.multi_authority import encapsulate, policy_of
 from myphr.database import new_id, now
 from myphr.errors import EnvelopeError, FormRefused, NotFound, PortalError
 from myphr.people import authorities, identities
 from myphr.people.identities import AWAY, Person, VerifiedPerson
-from myphr.people.keyholder import Block
+from myphr.people.keyholder import Block, Speaker
 from myphr.people.models import Account, Authority, Identity
 from myphr.records import opening, summaries
 from myphr.records.models import Item, Study
@@ -46,6 +47,7 @@ __all__ = ["Audience", "Preview", "Scope", "ShareView", "WithdrawalReport", "cat
            "remove_person", "share", "withdraw"]  # fmt: skip
 
 log = logging.getLogger(__name__)
+_SAME_OPENING = dt.timedelta(minutes=2)  # between the keyholder's clock and ours
 _KINDS = {"imaging": "All imaging", "documents": "All documents", "all": "The whole record"}
 
 
@@ -425,6 +427,8 @@ def _catch_up(parts: Parts, login: "Login", row: Compartment, plan: _Plan) -> No
             _forget(db, row.id, now())
         return
     rewrapping.destroy_old(parts, speaker, row.id)
+    if row.preset == "emergency":
+        _missed_openings(parts, login, speaker, row)
     with parts.database.read() as db:
         key = db.get(CompartmentKey, (row.id, row.epoch))
         readers = set(db.exec(select(CompartmentReader.gid).where(CompartmentReader.compartment_id == row.id,
@@ -450,6 +454,28 @@ def _catch_up(parts: Parts, login: "Login", row: Compartment, plan: _Plan) -> No
             fresh = db.get(Compartment, row.id, with_for_update=True)
             if fresh is not None and (fresh.state, fresh.epoch) == ("active", row.epoch):
                 db.execute(insert(ItemWrap), wraps)
+
+
+def _missed_openings(parts: Parts, login: "Login", speaker: Speaker, row: Compartment) -> None:
+    """What the keyholder recorded and a process killed in that moment did not: told now, without the reason."""
+    with parts.database.read() as db:
+        told = db.exec(select(EmergencyOpening).where(EmergencyOpening.compartment_id == row.id)).all()
+    for one in parts.keyholder.vault_openings(speaker, row.id):
+        opened_at = dt.datetime.fromtimestamp(one.opened_at, dt.UTC)
+        if any(known.gid == one.member and abs(known.opened_at - opened_at) < _SAME_OPENING for known in told):
+            continue
+        missed = EmergencyOpening(
+            compartment_id=row.id, gid=one.member, sealed_reason=b"", opened_at=opened_at,
+            until=dt.datetime.fromtimestamp(one.until, dt.UTC),
+        )  # fmt: skip
+        missed.sealed_reason = envelope.seal_to(
+            login.ring().public_key, json.dumps("what they wrote was lost").encode(),
+            context=compartments.reason_context(missed.id),
+        )  # fmt: skip
+        with parts.database.write() as db:
+            db.add(missed)
+            record(db, "emergency-opened", account_id=row.account_id, actor=SYSTEM, share=row.id, opening=missed.id,
+                   minutes=policies.WINDOW_MINUTES)  # fmt: skip
 
 
 def _is_behind(

@@ -14,7 +14,14 @@ from myphr.records import removal
 from myphr.records.opening import open_item
 from myphr.sharing import compartments, record_shares, rewrapping, shared_with_me
 from myphr.sharing.models import Mail
-from myphr.sharing.record_models import Compartment, CompartmentKey, CompartmentReader, ItemWrap, RewrapTask
+from myphr.sharing.record_models import (
+    Compartment,
+    CompartmentKey,
+    CompartmentReader,
+    EmergencyOpening,
+    ItemWrap,
+    RewrapTask,
+)
 from myphr.sharing.record_shares import Audience, Scope
 from tests.cast import SignedIn
 from tests.integration.sharing.conftest import Clinic, gid_of
@@ -318,6 +325,22 @@ def test_an_emergency_needs_both_organisations_and_a_reason_and_tells_the_owner(
     assert [(one.who, one.reason) for one in view.openings] == [(clinic.caregiver.person.name, "she fainted")]
     assert [mail.template for mail in rows(clinic, Mail)] == ["emergency-opened"]
     assert events(clinic).count("emergency-opened") == 1
+
+
+def test_an_opening_that_a_killed_process_did_not_note_is_told_at_the_owners_next_unlock(
+    clinic: Clinic, emergency: str
+) -> None:
+    opened(clinic, clinic.caregiver, emergency, "she fainted")
+    record_shares.catch_up(clinic.portal, clinic.patient.login)
+    assert len(rows(clinic, EmergencyOpening)) == 1
+    with clinic.portal.database.write() as db:
+        db.delete(rows(clinic, EmergencyOpening)[0])
+    for _ in range(2):
+        record_shares.catch_up(clinic.portal, clinic.patient.login)
+    view = record_shares.one(clinic.portal, clinic.patient.login, emergency)
+    assert [(one.who, one.reason) for one in view.openings] == [
+        (clinic.caregiver.person.name, "what they wrote was lost")
+    ]
 
 
 def test_a_person_removed_from_an_emergency_share_stays_out_with_both_roles_and_an_open_window(
