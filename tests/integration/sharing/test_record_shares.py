@@ -7,7 +7,9 @@ from sqlmodel import select
 
 from myphr.audit import trail
 from myphr.crypto import envelope
-from myphr.errors import AccessWithheld, FormRefused, KeyholderUnavailable, NotFound, ReasonRequired
+from myphr.crypto.abe.multi_authority import issue
+from myphr.crypto.abe.policy import Attribute
+from myphr.errors import AbeError, AccessWithheld, FormRefused, KeyholderUnavailable, NotFound, ReasonRequired
 from myphr.people import identities
 from myphr.people.keyholder import Keyholder, Sealed
 from myphr.records import removal
@@ -291,6 +293,34 @@ def test_a_removed_person_stays_out_though_they_hold_the_role(clinic: Clinic, te
     with pytest.raises(NotFound):
         opened(clinic, clinic.caregiver, team)
     assert opened(clinic, clinic.nurse, team) == ["letter.txt"]
+
+
+def test_a_removed_cardiologist_who_kept_header_and_consent_gets_no_half(clinic: Clinic, team: str) -> None:
+    kept = next(one for one in rows(clinic, CompartmentReader) if one.gid == gid_of(clinic.caregiver))
+    record_shares.remove_person(clinic.portal, clinic.patient.login, team, kept.gid)
+    with clinic.portal.database.write() as db:
+        db.add(CompartmentReader(**kept.model_dump()))
+    for epoch in (0, 1):
+        with pytest.raises(AccessWithheld):
+            clinic.portal.keyholder.vault_release(identities.proof_for(clinic.caregiver.login), team, epoch)
+    with pytest.raises(NotFound):
+        opened(clinic, clinic.caregiver, team)
+
+
+def test_the_role_opens_no_header_without_a_consent_of_the_owners_own_authority(clinic: Clinic, team: str) -> None:
+    clinic.grant(clinic.stranger, "role", "cardiologist")
+    stranger, row, key = clinic.stranger.login, rows(clinic, Compartment)[0], rows(clinic, CompartmentKey)[0]
+    owner = identities.verified_statement(clinic.portal, gid_of(clinic.patient))
+    own = identities.keys_of(stranger).authority_secret()
+    forged = issue(own, gid_of(clinic.stranger), Attribute(gid_of(clinic.stranger), "consent", team, 0)).to_bytes()
+    sealed = next(one for one in rows(clinic, CompartmentReader) if one.gid == gid_of(clinic.nurse))
+    context = compartments.reader_context(team, 0, sealed.gid)
+    lent = clinic.nurse.login.ring().open(sealed.sealed, context=context)  # somebody else's, handed over
+    for consent in (b"", forged, lent):
+        with pytest.raises(AbeError):
+            shared_with_me._by_policy(
+                clinic.portal, stranger, row, key, identities.proof_for(stranger), owner, consent
+            )
 
 
 def test_the_preview_names_who_could_open_it_today(clinic: Clinic, team: str) -> None:
