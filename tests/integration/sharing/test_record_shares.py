@@ -1,5 +1,6 @@
 """Shares of the record, end to end: real keyholder, real database, real keys. Who gets in, and who no longer."""
 
+import datetime as dt
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,9 @@ from myphr.audit import trail
 from myphr.crypto import envelope
 from myphr.crypto.abe.multi_authority import issue
 from myphr.crypto.abe.policy import Attribute
+from myphr.database import now
 from myphr.errors import AbeError, AccessWithheld, FormRefused, KeyholderUnavailable, NotFound, ReasonRequired
+from myphr.machines.models import Machine, VmSession
 from myphr.people import identities
 from myphr.people.keyholder import Keyholder, Sealed
 from myphr.records import removal
@@ -23,6 +26,7 @@ from myphr.sharing.record_models import (
     EmergencyOpening,
     ItemWrap,
     RewrapTask,
+    VmSessionShare,
 )
 from myphr.sharing.record_shares import Audience, Scope
 from tests.cast import SignedIn
@@ -255,6 +259,26 @@ def test_a_deleted_file_is_not_shared_any_more(clinic: Clinic, family: tuple[str
     removal.remove_item(clinic.portal.database, clinic.patient.account.id, family[0],
                         trail.Actor("patient", clinic.patient.account.id))  # fmt: skip
     assert opened(clinic, clinic.nurse, family[1]) == []
+
+
+def test_taking_back_ends_the_sessions_of_who_is_meant(clinic: Clinic, family: tuple[str, str]) -> None:
+    sessions = {}
+    with clinic.portal.database.write() as db:
+        for vmid, who in enumerate((clinic.caregiver, clinic.nurse), start=100_000):
+            machine = Machine(vmid=vmid, node="pve", template="probe", state="claimed")
+            db.add(machine)
+            db.flush()
+            found = VmSession(account_id=who.account.id, viewer="probe", template="probe", state="live",
+                              machine_id=machine.id, live_at=now(), ends_at=now() + dt.timedelta(hours=4))  # fmt: skip
+            db.add(found)
+            db.flush()
+            db.add(VmSessionShare(vm_session_id=found.id, compartment_id=family[1]))
+            sessions[who.person.email] = found.id
+    portal, patient = clinic.portal, clinic.patient.login
+    assert record_shares.remove_person(portal, patient, family[1], gid_of(clinic.caregiver)).sessions_ended == 1
+    ended = {one.id: one.end_reason for one in rows(clinic, VmSession) if one.state == "ending"}
+    assert ended == {sessions[clinic.caregiver.person.email]: "withdrawn"}
+    assert record_shares.withdraw(portal, patient, family[1]).sessions_ended == 1
 
 
 # -- a care team --------------------------------------------------------------------------------------
