@@ -10,7 +10,7 @@ from myphr.machines import reaper
 from myphr.people import login_sessions
 from myphr.portal import Portal
 from myphr.records import removal
-from myphr.sharing import mails, rewrapping, shares
+from myphr.sharing import mails, rewrapping, shares, viewing
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ def run(parts: Portal) -> None:
     _alone("machines", reaper.sweep, parts)
     _alone("shares", shares.sweep, parts)
     _alone("mails", mails.sweep, parts)
+    _alone("emergencies", viewing.end_emergencies, parts)
     _alone("shares of the record", rewrapping.enqueue_stuck, parts)
     if _due(parts, "audit", 60):
         _alone("audit", _anchor, parts)

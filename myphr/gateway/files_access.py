@@ -166,8 +166,9 @@ class Access:
         log.error("item %s is damaged in storage (VM session %s)", item_id, claimed.vm_session_id)
         try:
             with self._portal.database.write() as db:
+                item = db.get(Item, item_id)  # of somebody else, where a share is read
                 trail.record(
-                    db, "item-damaged", account_id=claimed.account_id,
+                    db, "item-damaged", account_id=item.account_id if item else claimed.account_id,
                     actor=trail.Actor("machine", claimed.machine_id), item=item_id, vm_session=claimed.vm_session_id,
                 )  # fmt: skip
         except Exception as error:  # the guest's read must end with EIO whatever the database says

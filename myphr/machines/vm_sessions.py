@@ -14,7 +14,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -76,28 +76,56 @@ def request(
     from myphr.records import manifest
 
     _check_viewer(parts, viewer)
-    account_id = login.account.id
-    ids = _own_items(parts, account_id, item_ids, study_id)
+    ids, ring = _own_items(parts, login.account.id, item_ids, study_id), login.ring()
+    return _request(
+        parts, login, viewer, len(ids), study_id, ids[0] if study_id is None and len(ids) == 1 else None,
+        lambda secret, id_: manifest.build(parts.database, ring, login.account.id, ids, secret, id_),
+    )  # fmt: skip
+
+
+def request_opened(
+    parts: Parts, login: "Login", viewer: Any, items: Sequence[Item], deks: Sequence[bytes],
+    details: Sequence[dict[str, Any]], beside: Callable[[Session, VmSession], None],
+) -> VmSession:  # fmt: skip
+    """As `request`, for files of somebody else whose keys are at hand. `beside` runs in the transaction that makes the
+    row, and may refuse by raising."""
+    from myphr.records import manifest
+
+    _check_viewer(parts, viewer)
+    if not 0 < len(items) <= ITEMS_MAX:
+        raise FormRefused("items", reason="there is nothing to open, or too much at once")
+    return _request(
+        parts, login, viewer, len(items), None, None,
+        lambda secret, id_: manifest.seal(items, deks, details, secret, id_), beside,
+    )  # fmt: skip
+
+
+def _request(
+    parts: Parts, login: "Login", viewer: Any, items_count: int, study_id: str | None, item_id: str | None,
+    manifest_of: Callable[[bytes, str], bytes], beside: Callable[[Session, VmSession], None] | None = None,
+) -> VmSession:  # fmt: skip
     with parts.database.write() as db:
         placement.check_room(db, parts.settings)  # before the work of building the manifest
-    ring = login.ring()
+    account_id = login.account.id
     vm_session = VmSession(
         id=new_id(), account_id=account_id, viewer=viewer.name, template=viewer.template, study_id=study_id,
-        item_id=ids[0] if study_id is None and len(ids) == 1 else None, state=VM_SESSION.first,
-        items_count=len(ids), owner_public_key=ring.public_key,
+        item_id=item_id, state=VM_SESSION.first, items_count=items_count, owner_public_key=login.ring().public_key,
     )  # fmt: skip
     secret = secrets.token_urlsafe(32).encode()  # 32 random bytes as 43 characters: what the guest will present
     vm_session.secret_sha256 = secret_sha256(secret)
     vm_session.secret_for_worker = envelope.seal_to(
         parts.keys.worker.public, secret, context=envelope.context_for("vm-secret", vm_session.id)
     )
-    vm_session.sealed_manifest = manifest.build(parts.database, ring, account_id, ids, secret, vm_session.id)
+    vm_session.sealed_manifest = manifest_of(secret, vm_session.id)
     with parts.database.write() as db:
         placement.check_room(db, parts.settings)
         db.add(vm_session)
+        if beside is not None:
+            db.flush()
+            beside(db, vm_session)
         record(
             db, "vm-session-requested", account_id=account_id, actor=Actor("patient", account_id),
-            vm_session=vm_session.id, viewer=vm_session.viewer, items=len(ids),
+            vm_session=vm_session.id, viewer=vm_session.viewer, items=items_count,
         )  # fmt: skip
     enqueue_start(parts, vm_session.id)
     return vm_session

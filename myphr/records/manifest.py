@@ -58,6 +58,16 @@ def build(
     items = _load(database, account_id, list(dict.fromkeys(item_ids)))
     deks = [dek_of(ring, item) for item in items]
     details = [open_details(dek, item.id, item.sealed_details) for item, dek in zip(items, deks, strict=True)]
+    return seal(items, deks, details, secret, vm_session_id)
+
+
+def seal(
+    items: Sequence[Item], deks: Sequence[bytes], details: Sequence[dict[str, Any]], secret: bytes, vm_session_id: str
+) -> bytes:
+    """The sealed manifest of files whose keys are at hand, in the same order: the owner's, or shared ones. Raises
+    ValueError for more than ITEMS_MAX."""
+    if len(items) > ITEMS_MAX:
+        raise ValueError(f"a VM session takes at most {ITEMS_MAX} items")
     rows: list[dict[str, Any]] = [
         {
             "path": path,

@@ -8,6 +8,7 @@ from myphr.database import now
 from myphr.errors import FormRefused, NotFound, PortalError
 from myphr.people import authorities
 from myphr.people.identities import AWAY
+from myphr.sharing import withdrawal
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, policy
 from myphr.web.rendering import render_page
@@ -69,6 +70,7 @@ def take(authority_gid: object, grant_id: object) -> Response:
         line = authorities.take(portal(), this_login(), str(authority_gid), str(grant_id))
     except AWAY as error:
         return _page(authority_gid, error)
+    withdrawal.attribute_taken(portal(), str(authority_gid), line.member.gid)
     flash(f"{line.member.name} no longer has this: {line.words}. It ended just now.")
     return redirect(url_for("authorities.members", authority_gid=authority_gid), 303)  # type: ignore[return-value]
 

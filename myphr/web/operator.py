@@ -7,7 +7,7 @@ from sqlalchemy import text
 from myphr.errors import FormRefused, NotFound, PortalError
 from myphr.people import accounts, authorities, identities
 from myphr.people.models import Account, Authority
-from myphr.sharing import live
+from myphr.sharing import live, withdrawal
 from myphr.web.login import portal, this_login
 from myphr.web.policy import ANYONE, OPERATOR, policy
 from myphr.web.rendering import render_page
@@ -114,6 +114,7 @@ def close_authority(authority_gid: object) -> Response:
         if request.form.get("sure") != "yes":
             raise FormRefused(reason="tick the box first: this cannot be undone")
         authorities.close(portal(), this_login(), str(authority_gid))
+        withdrawal.authority_closed(portal(), str(authority_gid))
     except PortalError as error:
         return _authority_page(authority_gid, error)
     return _done("The organisation is closed. Nobody gets a key from it any more.")
@@ -132,6 +133,10 @@ def revoke_identity() -> Response:
             raise FormRefused(reason="you cannot stop your own account")
         for login_session_id in identities.revoke_identity(portal(), this_login(), account):
             live.revoke(portal().redis, f"owner:{login_session_id}")
+        with portal().database.read() as db:
+            stopped = identities.of_account(db, account.id)
+        if stopped is not None:
+            withdrawal.person_revoked(portal(), stopped.gid)
         identities.tell_keyholder_revoked(portal(), this_login(), account)
     except PortalError as error:
         return _page(person_error=error)
