@@ -226,7 +226,7 @@ def grant(parts: Parts, officer: Login, gid: str, member: str, name: str, value:
     ends_at = dt.datetime.combine(last_day, dt.time(23, 59, 59), dt.UTC)
     if not now() < ends_at <= now() + dt.timedelta(days=GRANT_DAYS_MAX + 1):
         raise FormRefused(reason=f"the last day lies between today and {GRANT_DAYS_MAX} days from now")
-    person = _member(parts, member)
+    person = find_person(parts, member)
     speaker = identities.proof_for(officer, parts)
     try:
         parts.keyholder.attribute_grant(speaker, gid, person.gid, name, value, int(ends_at.timestamp()))
@@ -292,7 +292,7 @@ def _row(db: Session, gid: str, member: str, name: str, value: str) -> Attribute
     return found or AttributeGrant(authority_gid=gid, member_gid=member, name=name, value=value, ends_at=now())
 
 
-def _member(parts: Parts, text: str) -> Person:
+def find_person(parts: Parts, text: str) -> Person:
     """By e-mail address or GID, as people tell it. Raises FormRefused."""
     text = text.strip()
     with parts.database.read() as db:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from myphr.people.accounts import Login
 
 __all__ = ["Audience", "Preview", "Scope", "ShareView", "WithdrawalReport", "catch_up", "list_mine", "one", "preview",
-           "remove_person", "share", "withdraw"]  # fmt: skip
+           "remove_person", "share", "title_of", "withdraw"]  # fmt: skip
 
 log = logging.getLogger(__name__)
 _SAME_OPENING = dt.timedelta(minutes=2)  # between the keyholder's clock and ours
@@ -129,6 +129,12 @@ class _Plan:
     def from_json(cls, plan: dict[str, Any]) -> "_Plan":
         return cls(Scope(**plan["scope"]), Audience.from_plan(plan["audience"]), plan["title"], plan["words"],
                    tuple(plan["removed"]))  # fmt: skip
+
+
+def title_of(parts: Parts, login: "Login", scope: Scope) -> str:
+    """What would be shared, in words. Raises NotFound for what is not the owner's."""
+    with parts.database.read() as db:
+        return _title(db, login, scope)
 
 
 # -- giving -------------------------------------------------------------------------------------------

@@ -56,14 +56,17 @@ def create_app(portal: Portal) -> Flask:
         machine,
         operator,
         record,
+        record_shares,
         second_step,
+        shared_with_me,
         study,
         trail,
         uploads,
     )
 
     for module in (
-        entrance, second_step, account, identity, authorities, record, study, machine, caregiver, trail, help_pages,
+        entrance, second_step, account, identity, authorities, record, study, record_shares,
+        shared_with_me, machine, caregiver, trail, help_pages,
         operator, uploads,
     ):  # fmt: skip
         app.register_blueprint(module.blueprint)

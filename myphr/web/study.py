@@ -15,12 +15,14 @@ from myphr.audit import trail
 from myphr.audit.trail import Actor
 from myphr.errors import AllMachinesInUse, FormRefused, HypervisorUnreachable, PortalError, ViewerNotInstalled
 from myphr.machines import vm_sessions
+from myphr.machines.models import VmSession
 from myphr.records import items as records
 from myphr.records import manifest, zip_stream
 from myphr.records.items import ItemView, StudyPage
 from myphr.records.opening import OpenItem
 from myphr.records.zip_stream import ZipMember
 from myphr.viewers import catalogue, suggest
+from myphr.viewers.catalogue import Viewer
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, policy
 from myphr.web.rendering import render_page
@@ -52,7 +54,7 @@ def _item(item_id: object) -> ItemView:
 # -- a study --------------------------------------------------------------------------------------
 def _study_page(study_id: object, error: PortalError | None = None) -> Response:
     page = _study(study_id)
-    return _openable(
+    return openable(
         "record/study.html", page.study.formats, page.study.modalities, error, study=page.study,
         items=page.items[:FILES_LISTED_MAX], open_url=url_for("study.open_study", study_id=study_id),
     )  # fmt: skip
@@ -67,7 +69,10 @@ def study(study_id: object) -> Response:
 @blueprint.post("/study/<uuid:study_id>/open")
 @policy(SIGNED_IN)
 def open_study(study_id: object) -> Response:
-    return _open(lambda error: _study_page(study_id, error), study_id=str(study_id))
+    return open_with(
+        lambda error: _study_page(study_id, error),
+        lambda viewer: vm_sessions.request(portal(), this_login(), viewer, study_id=str(study_id)),
+    )
 
 
 @blueprint.get("/study/<uuid:study_id>/download")
@@ -116,7 +121,7 @@ def _item_page(item_id: object, error: PortalError | None = None) -> Response:
     technical: dict[str, Any] = {"SHA-256": item.sha256, "Path": item.path, "Media type": item.media_type}
     technical["Format code"] = item.format
     technical |= {name: (item.headers or {}).get(key) for key, name in _TECHNICAL_NAMES.items()}
-    return _openable(
+    return openable(
         "record/item.html", {item.format: 1}, {modality: 1} if modality else {}, error, item=item,
         study_id=row.study_id, open_url=url_for("study.open_item", item_id=item_id),
         technical=[(name, value) for name, value in technical.items() if value not in (None, "")],
@@ -132,7 +137,10 @@ def item(item_id: object) -> Response:
 @blueprint.post("/item/<uuid:item_id>/open")
 @policy(SIGNED_IN)
 def open_item(item_id: object) -> Response:
-    return _open(lambda error: _item_page(item_id, error), item_ids=[str(item_id)])
+    return open_with(
+        lambda error: _item_page(item_id, error),
+        lambda viewer: vm_sessions.request(portal(), this_login(), viewer, item_ids=[str(item_id)]),
+    )
 
 
 @blueprint.get("/item/<uuid:item_id>/download")
@@ -166,7 +174,7 @@ def delete_item(item_id: object) -> Response:
 
 
 # -- what a study and a file have in common -----------------------------------------------------------
-def _openable(
+def openable(
     template: str, formats: dict[str, int], modalities: dict[str, int], error: PortalError | None, **context: Any
 ) -> Response:
     """The page of something that a viewer opens; with `error` when that did not go."""
@@ -175,13 +183,13 @@ def _openable(
     return render_page(template, status=status, suggestions=suggestions, error=error, **context)
 
 
-def _open(page_with: Callable[[PortalError], Response], **what: Any) -> Response:
-    """The machine's page, or the page one came from, saying why not."""
+def open_with(page_with: Callable[[PortalError], Response], ask: Callable[[Viewer], VmSession]) -> Response:
+    """The machine's page, or the page one came from, saying why not. `ask` asks for the machine."""
     viewer = catalogue.load().get(request.form.get("viewer", ""))
     try:
         if viewer is None:
             raise FormRefused("unknown viewer", reason="choose one of the viewers")
-        vm_session = vm_sessions.request(portal(), this_login(), viewer, **what)
+        vm_session = ask(viewer)
     except NOT_OPENED as error:
         return page_with(error)
     return redirect(url_for("machine.machine", vm_session_id=vm_session.id), 303)  # type: ignore[return-value]

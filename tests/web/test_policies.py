@@ -27,7 +27,7 @@ OF_THE_CALLER = {
     "account.change_password", "account.new_recovery_code", "record.my_record", "record.items", "record.load_samples",
     "trail.who_looked", "identity.begin_app", "identity.authenticator_app", "identity.confirm_app",
     "identity.remove_app", "identity.new_passkey", "identity.add_passkey", "identity.renew_certificate",
-    "identity.revoke_certificate",
+    "identity.revoke_certificate", "record_shares.mine", "record_shares.share_everything", "shared_with_me.everything",
 }  # fmt: skip
 OF_A_VISITOR = {"caregiver.screen", "caregiver.ticket", "caregiver.state", "caregiver.leave"}
 OF_THE_OPERATOR = {
@@ -40,6 +40,8 @@ OF_ONE_OWNER = {
     "machine.watch", "machine.checked", "machine.ticket", "machine.here", "machine.keep", "machine.end",
     "machine.share", "machine.withdraw",
     "identity.remove_passkey", "authorities.members", "authorities.grant", "authorities.take",
+    "record_shares.share", "record_shares.progress", "record_shares.stop", "record_shares.remove",
+    "shared_with_me.shared", "shared_with_me.open_in_viewer",
 }  # fmt: skip
 
 
@@ -88,8 +90,10 @@ def things(portal: Portal, patient: SignedIn) -> dict[str, str]:
     account_id = patient.account.id
     # Somebody else's passkey: with one of her own the patient could not sign in here by her password alone.
     other, _ = accounts.register(portal, CAREGIVER.email, CAREGIVER.name, CAREGIVER.password)
+    study_id = put_study(portal, account_id)
     return {
-        "study_id": put_study(portal, account_id), "item_id": put_in(portal, account_id, b"a letter", "letter.txt").id,
+        "study_id": study_id, "kind": "study", "thing_id": study_id, "gid": study_id,
+        "item_id": put_in(portal, account_id, b"a letter", "letter.txt").id,
         "vm_session_id": put_vm_session(portal, account_id), "login_session_id": patient.login.login_session.id,
         "share_id": "6a1b0000-0000-4000-8000-000000000000", **put_authority(portal, account_id),
         "passkey_id": put_passkey(portal, other.id),

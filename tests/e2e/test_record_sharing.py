@@ -1,0 +1,104 @@
+"""Sharing the record in a real browser: a patient shares a letter with the cardiologists of a hospital; one of them
+sees it, a nurse does not; the patient takes it back. Desktop and tablet, every page without a violation."""
+
+import datetime as dt
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+from sqlmodel import select
+
+from myphr import settings as settings_module
+from myphr.database import now
+from myphr.people import accounts, authorities, identities
+from myphr.people.login_sessions import Login
+from myphr.people.models import Account
+from myphr.portal import Portal
+from tests import accessibility
+from tests.e2e.conftest import Desk, Screen, register
+from tests.web.stage import put_in, put_study
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def portal(desk: Desk) -> Iterator[Portal]:
+    portal = Portal(settings_module.load(desk.environ))
+    yield portal
+    portal.database.dispose()
+
+
+def login_of(portal: Portal, page: Page) -> Login:
+    cookie = next(one["value"] for one in page.context.cookies() if one["name"] == "myphr-key")
+    login = accounts.resolve(portal.database, cookie)
+    assert login
+    return login
+
+
+def seen(page: Page, name: str) -> None:
+    """Nobody is kept out of this page; a picture of it where one is wanted."""
+    assert accessibility.violations(page) == []
+    if folder := os.environ.get("MYPHR_TEST_PICTURES"):
+        page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
+
+
+@pytest.mark.parametrize("tablet", [False, True], ids=["desktop", "tablet"])
+def test_shared_with_a_role_and_taken_back(
+    new_screen: Callable[..., Screen], desk: Desk, portal: Portal, tablet: bool
+) -> None:
+    look = "tablet" if tablet else "desktop"
+
+    def person(name: str) -> Page:
+        page = new_screen(tablet_sized=tablet).page
+        register(page, desk.url, email=f"{name}-{look}@sharing.example")
+        return page
+
+    patient, doctor, nurse, officer = map(person, ("patient", "doctor", "nurse", "officer"))
+    operator = login_of(portal, officer)  # one person runs this small practice
+    portal.keyholder.operator_appoint(identities.gid_of(operator))
+    hospital = authorities.create(portal, operator, f"St Mary's {look}", "hospital", operator.account.email)
+    day = (now() + dt.timedelta(days=30)).date()
+    for page, role in ((doctor, "cardiologist"), (nurse, "nurse")):
+        email = login_of(portal, page).account.email
+        authorities.grant(portal, operator, hospital.gid, email, "role", role, day)
+    with portal.database.read() as db:
+        account_id = db.exec(select(Account.id).where(Account.email == f"patient-{look}@sharing.example")).one()
+    put_in(portal, account_id, b"%PDF-1.7\n words", "letter.pdf")
+    put_study(portal, account_id, images=3)
+
+    patient.goto(f"{desk.url}/record")
+    patient.locator("#documents").get_by_role("link", name="letter.pdf", exact=True).click()
+    patient.get_by_role("link", name="Share", exact=True).click()
+    seen(patient, f"{look}-1-choose")
+    patient.get_by_label("For my care team: which role").select_option(label=f"Cardiologist at St Mary's {look}")
+    patient.get_by_role("button", name="Show me who that is today").click()
+    expect(patient.get_by_role("heading", name="1 person can open it today")).to_be_visible()
+    seen(patient, f"{look}-2-preview")
+    patient.get_by_role("button", name="Share", exact=True).click()
+    expect(patient.get_by_role("heading", level=1)).to_have_text("Who may open my record")
+    expect(patient.locator("main")).to_contain_text("letter.pdf")
+    seen(patient, f"{look}-3-shared")
+
+    doctor.goto(f"{desk.url}/record")
+    doctor.get_by_role("link", name="Shared with me").click()
+    seen(doctor, f"{look}-4-with-me")
+    doctor.get_by_role("link", name="Open letter.pdf").click()
+    expect(doctor.get_by_role("heading", level=1)).to_have_text("letter.pdf")
+    expect(doctor.get_by_role("button", name="Open with Simple documents")).to_be_visible()
+    seen(doctor, f"{look}-5-inside")
+    nurse.goto(f"{desk.url}/shared-with-me")
+    expect(nurse.locator("main")).to_contain_text("Nobody shares anything with you now")
+    nurse.goto(doctor.url)
+    expect(nurse.get_by_role("heading", level=1)).not_to_contain_text("letter.pdf")
+
+    patient.get_by_role("link", name="Remove", exact=False).first.click()
+    seen(patient, f"{look}-6-sure")
+    patient.get_by_role("button", name="Stop sharing").click()
+    expect(patient.locator("#notice")).to_contain_text("keys replaced in")
+    seen(patient, f"{look}-7-taken-back")
+    doctor.reload()
+    expect(doctor.locator("main")).not_to_contain_text("letter.pdf")
+    doctor.goto(f"{desk.url}/shared-with-me")
+    expect(doctor.locator("main")).to_contain_text("Nobody shares anything with you now")
