@@ -26,6 +26,7 @@ from myphr.settings import Settings
 READY_SECONDS_MAX = 60
 STOP_SECONDS_MAX = 20
 RESTART_WAIT_SECONDS_MAX = 30
+STEADY_SECONDS = 10  # who ran for so long does not crash in a loop: it starts again after 1 s, as after the first death
 LOG_BYTES_MAX = 16 * 1024 * 1024  # a log larger than this is moved aside at the next start of its process
 
 Report = Callable[[str], None]
@@ -218,20 +219,25 @@ class Supervisor:
             )  # fmt: skip
 
     async def _keep_running(self, service: Service) -> None:
-        wait_seconds = 1.0
+        wait_seconds = 0.0
         while not service.stopping:
             assert service.process is not None
             started = time.monotonic()
             code = await service.process.wait()
             if service.stopping or self.stop_asked.is_set():
                 return
-            if time.monotonic() - started > 60:
-                wait_seconds = 1.0
+            wait_seconds = restart_wait(wait_seconds, time.monotonic() - started)
             self.report(f"{service.name} ended (code {code}); starting it again in {wait_seconds:.0f} s")
             await asyncio.sleep(wait_seconds)
-            wait_seconds = min(wait_seconds * 2, RESTART_WAIT_SECONDS_MAX)
             if not service.stopping:
                 await self._launch(service)
+
+
+def restart_wait(last_seconds: float, ran_seconds: float) -> float:
+    """Seconds before a process that ran for `ran_seconds` starts again, when the wait before was `last_seconds`."""
+    if last_seconds == 0 or ran_seconds > STEADY_SECONDS:
+        return 1.0
+    return min(last_seconds * 2, RESTART_WAIT_SECONDS_MAX)
 
 
 async def run(settings: Settings, *, before_web: Callable[[], None] | None = None, report: Report = print) -> None:

@@ -6,6 +6,7 @@ guest, then its results become items, then its keys are forgotten. Built and run
 
 import asyncio
 import concurrent.futures
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -94,7 +95,6 @@ class Hub:
         self._budget = MemoryBudget(READ_AHEAD_BYTES_MAX)
         self._callers: dict[int, _Caller] = {}
         self._shown: dict[str, _Shown] = {}
-        self._signalled: set[str] = set()
         self._saving: set[str] = set()  # left over, being saved
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
@@ -126,10 +126,10 @@ class Hub:
                 await self.look()
             except Exception as error:  # the database is away: go on with what is known, ask again
                 log.error("cannot ask the database: %s", type(error).__name__)
-            try:
-                await asyncio.wait_for(self._wake.wait(), every_seconds)
-            except TimeoutError:
-                pass
+            # Not wait_for: in Python 3.11 it swallows the end when news comes in the same moment, and we never stop.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every_seconds):
+                    await self._wake.wait()
 
     async def look(self) -> None:
         """Compare what is open with what should be."""
@@ -344,17 +344,16 @@ class Hub:
     async def _signal(self) -> None:
         """Tell the end job of each ending session whether its results are in the record."""
         ending = await self._in_thread(self._access.ending)
-        self._signalled &= set(ending)
         for vm_session_id in ending:
-            if vm_session_id in self._shown or vm_session_id in self._signalled:
+            if vm_session_id in self._shown:
                 continue
             left = await self._in_thread(left_over.has_spool, self._access.spool, vm_session_id)
             try:
+                # Each round anew while the session ends: a Redis killed within a second of the first forgets it.
                 await self._in_thread(self._set_signal, vm_session_id, LEFT_OVER if left else DRAINED)
             except redis.RedisError as error:
                 log.warning("cannot tell that results are saved: %s", type(error).__name__)
                 return
-            self._signalled.add(vm_session_id)
             if not left:  # opened, but nothing was ever written
                 await self._in_thread(files_folder.remove_spool, self._access.spool, vm_session_id)
 

@@ -170,11 +170,14 @@ def _check_alive(parts: Parts, machine: Machine) -> None:
         running = parts.hypervisor.status(machine.vmid, node=machine.node) == "running"
     except MachineGone:
         running = False
-    if running:
-        return
-    log.warning("machine %s is not running any more", machine.id)
     with parts.database.read() as db:
         vm_session = db.exec(select(VmSession).where(VmSession.machine_id == machine.id)).first()
+    if running:
+        if vm_session is not None and vm_session.state in ("ended", "failed"):
+            log.warning("machine %s outlived its VM session", machine.id)
+            pool.give_up(parts, machine.id, "machine-failed")
+        return
+    log.warning("machine %s is not running any more", machine.id)
     if vm_session is None:
         pool.give_up(parts, machine.id, "machine-failed")
     elif vm_session.state == "live":

@@ -216,6 +216,17 @@ def test_a_session_that_saved_nothing_is_drained_at_once(gateway: Gateway, porta
     assert wait_for(lambda: portal.redis.get(f"myphr:results:{mine.vm_session_id}")) == b"drained"
 
 
+def test_that_results_are_safe_is_said_again_when_redis_forgot_it(
+    gateway: Gateway, portal: Portal, patient: SignedIn
+) -> None:
+    mine = up(claim(portal, patient, {"scan.bin": SCAN}))
+    end(portal, mine)
+    key = f"myphr:results:{mine.vm_session_id}"
+    assert wait_for(lambda: portal.redis.get(key)) == b"drained"
+    portal.redis.delete(key)  # killed before it was on the disk
+    assert wait_for(lambda: portal.redis.get(key)) == b"drained"
+
+
 def test_after_kill_9_the_guest_presents_its_secret_again_and_goes_on(portal: Portal, patient: SignedIn) -> None:
     mine = claim(portal, patient, {"scan.bin": SCAN})
     gateway = Gateway(portal).start()

@@ -4,6 +4,7 @@ After each: nothing acknowledged is lost, the VM session comes to an end that th
 over, and the audit trail holds. One portal goes through all of it, as an installation would.
 """
 
+import contextlib
 import hashlib
 import re
 import time
@@ -27,18 +28,29 @@ MACHINE = r"qemu-system"
 
 def eventually(condition, words: str, seconds_max: float = 120):
     deadline = time.monotonic() + seconds_max
+    last = None
     while True:
         try:
             if found := condition():
                 return found
-        except (requests.RequestException, WebSocketException, AssertionError, OSError):
-            pass  # a process is just being started again
-        assert time.monotonic() < deadline, words
+        except (requests.RequestException, WebSocketException, AssertionError, OSError) as error:
+            last = error  # a process is just being started again
+        assert time.monotonic() < deadline, f"{words} (last: {last!r})"
         time.sleep(0.2)
 
 
-def machines_of_sessions(running: RunningPortal) -> list[str]:
-    """Ids of machines that are claimed or on their way out, from the portal's own command."""
+@pytest.fixture(autouse=True)
+def ended_whatever_happens(running: RunningPortal, ada: Person):
+    """A test that fails half-way leaves no VM session behind for the next one, and shows what the processes said."""
+    yield
+    for row in rows(running, "live", "opening", "connecting", "starting", "requested"):
+        print(f"left by a failed test: {row}\n{running.logs()}")
+        with contextlib.suppress(requests.RequestException, AssertionError):
+            ada.end(f"/machine/{row['id']}")
+
+
+def rows(running: RunningPortal, *states: str) -> list[dict]:
+    """The VM sessions in these states (all without any), each with its machine's state."""
     from sqlmodel import select
 
     from myphr.database import Database
@@ -47,10 +59,20 @@ def machines_of_sessions(running: RunningPortal) -> list[str]:
     database = Database(f"sqlite:///{running.home}/db/myphr.sqlite")
     try:
         with database.read() as db:
-            taken = {m for m in db.exec(select(VmSession.machine_id)) if m}
-            return [m.state for m in db.exec(select(Machine)) if m.id in taken and m.state != "destroyed"]
+            machines = {machine.id: machine for machine in db.exec(select(Machine))}
+            return [
+                {"id": row.id, "state": row.state, "end_reason": row.end_reason, "failure": row.failure,
+                 "tries": row.tries, "machine": machines[row.machine_id].state if row.machine_id else "destroyed"}
+                for row in db.exec(select(VmSession))
+                if not states or row.state in states
+            ]  # fmt: skip
     finally:
         database.dispose()
+
+
+def left_over(running: RunningPortal) -> list[dict]:
+    """VM sessions whose machine is not destroyed."""
+    return [row for row in rows(running) if row["machine"] != "destroyed"]
 
 
 def goes_on(running: RunningPortal, ada: Person, machine: str) -> None:
@@ -63,7 +85,7 @@ def goes_on(running: RunningPortal, ada: Person, machine: str) -> None:
     phase = eventually(lambda: (p := ada.phase(machine)) in ("ended", "failed") and p, "the session never ended")
     page = ada.get(machine).get_text(" ", strip=True)
     assert "record" in page and "Traceback" not in page  # a sentence that helps, and a way on
-    eventually(lambda: not machines_of_sessions(running), "a machine was left over")
+    eventually(lambda: not left_over(running), f"a machine was left over: {left_over(running)}")
     assert "every link of the chain holds" in running.command("audit", "verify")
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from myphr.errors import ConfigurationError
 from myphr.settings import load
-from myphr.supervisor import Service, Supervisor
+from myphr.supervisor import RESTART_WAIT_SECONDS_MAX, STEADY_SECONDS, Service, Supervisor, restart_wait
 
 # Announces its process id in the file it is told, then sleeps.
 SLEEPER = "import os,sys,time; open(sys.argv[1],'w').write(str(os.getpid())); time.sleep(600)"
@@ -60,6 +60,15 @@ def test_killed_process_is_started_again(tmp_path: Path):
         await eventually(lambda: not alive(second))
 
     asyncio.run(scenario())
+
+
+def test_wait_grows_for_who_dies_at_once_and_only_for_them():
+    waits = [0.0]
+    for _ in range(7):
+        waits.append(restart_wait(waits[-1], 0.5))
+    assert waits[1:] == [1, 2, 4, 8, 16, RESTART_WAIT_SECONDS_MAX, RESTART_WAIT_SECONDS_MAX]
+    # A worker that Redis took with it once more was no crash loop: its patients wait for it.
+    assert restart_wait(RESTART_WAIT_SECONDS_MAX, STEADY_SECONDS + 1) == 1
 
 
 def test_process_that_cannot_start_is_named(tmp_path: Path):

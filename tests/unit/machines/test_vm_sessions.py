@@ -546,6 +546,14 @@ def test_an_end_whose_job_was_lost_is_finished_by_the_sweep(fake_portal, request
     assert row(fake_portal, VmSession, vm_session.id).state == "ended" and not hypervisor.machines
 
 
+def test_a_machine_that_outlived_its_session_is_destroyed(fake_portal, request_one, hypervisor) -> None:
+    vm_session = start(fake_portal, request_one())
+    with fake_portal.database.write() as db:  # as when the worker dies between the session's row and its machine's
+        db.get(VmSession, vm_session.id).state = "failed"
+    sweep_until_quiet(fake_portal)
+    assert row(fake_portal, Machine, vm_session.machine_id).state == "destroyed" and not hypervisor.machines
+
+
 def test_a_session_without_input_is_ended_as_idle_and_input_news_prevents_it(fake_portal, request_one) -> None:
     vm_session = start(fake_portal, request_one())
     long_ago = now() - dt.timedelta(seconds=fake_portal.settings.idle_seconds_max + 1)
