@@ -28,6 +28,7 @@ class Clinic:
     nurse: SignedIn
     stranger: SignedIn
     practice: SignedIn
+    operator: SignedIn
     hospital: Authority
     registrar: Authority
 
@@ -63,11 +64,15 @@ def gid_of(who: SignedIn) -> str:
     return identities.gid_of(who.login)
 
 
-@pytest.fixture
-def clinic(portal: Portal, keyholder: RunningKeyholder, enter: Callable[..., SignedIn]) -> Clinic:
+def new_clinic(portal: Portal, keyholder: RunningKeyholder, enter: Callable[..., SignedIn]) -> Clinic:
     operator = enter(OPERATOR)
     keyholder.client.operator_appoint(gid_of(operator))
     patient, caregiver, nurse, stranger, practice = map(enter, (PATIENT, CAREGIVER, NURSE, STRANGER, PRACTICE))
     hospital = authorities.create(portal, operator.login, "St Mary's", "hospital", PRACTICE.email)
     registrar = authorities.create(portal, operator.login, "Registrar", "registrar", PRACTICE.email)
-    return Clinic(portal, patient, caregiver, nurse, stranger, practice, hospital, registrar)
+    return Clinic(portal, patient, caregiver, nurse, stranger, practice, operator, hospital, registrar)
+
+
+@pytest.fixture
+def clinic(portal: Portal, keyholder: RunningKeyholder, enter: Callable[..., SignedIn]) -> Clinic:
+    return new_clinic(portal, keyholder, enter)
