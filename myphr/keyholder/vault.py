@@ -23,6 +23,7 @@ from myphr.errors import (
 from myphr.keyholder import arguments as a
 from myphr.keyholder.authorities import STATEMENT, holds, hpke_key, seal_for
 from myphr.keyholder.desk import Asked, Call, Desk, Reply
+from myphr.keyholder.store import fact
 
 HALF_BYTES = 32
 HOLDING_SECONDS = 600
@@ -124,12 +125,14 @@ def _holds_enough(
 
 def _shown(asked: Asked, db: sqlite3.Connection, now: int) -> set[tuple[str, str, str]]:
     """What the speaker holds at authorities of other keyholders, as they signed it within ten minutes. Their key is the
-    one their GID was registered with."""
+    one their GID was registered with. Of an authority held here none is taken: our own list knows of a role that was
+    taken a moment ago, a holding from before does not."""
     found = set()
+    here = fact(db, "gid").decode()
     for data in asked.arguments["holdings"] or ():
         for row in db.execute(
             "SELECT gid, public_key FROM identity JOIN certified ON certified.authority = identity.gid "
-            "WHERE gid = ? AND state = 'active'", (_issuer_of(data),),
+            "WHERE gid = ? AND state = 'active' AND host <> ?", (_issuer_of(data), here),
         ):  # fmt: skip
             try:
                 holding = read_holding(data, certificates.public_key_from_bytes(bytes(row["public_key"])))
