@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,40 @@ def test_every_document_stands_in_the_index() -> None:
     index = set(_LINK.findall((DOCS / "README.md").read_text()))
     there = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if page != DOCS / "README.md"}
     assert index == there
+
+
+# -- the security page: every line of its table is shown by tests ----------------------------------------
+_PROOF = re.compile(r"^- (T\d+) `(test_\w+)`$")
+
+
+def unshown(text: str, sources: Callable[[str], str]) -> list[str]:
+    """Lines of the table without a test, and tests that are not there. `sources(path)`: the text of a file of tests."""
+    table = [line.split("|") for line in text.splitlines() if line.startswith("| ")]
+    named, faults, path = {}, [], ""
+    for line in text.splitlines():
+        if heading := re.match(r"^\[(tests/\S+\.py)\]\(\.\./tests/", line):
+            path = heading[1]
+        elif proof := _PROOF.match(line):
+            named[proof[1]] = proof[2]
+            if f"\ndef {proof[2]}(" not in sources(path):
+                faults.append(f"{path}::{proof[2]}")
+    for cells in table[1:]:
+        shown = re.findall(r"T\d+", cells[3])
+        if not (shown or "threat-model.md" in cells[3]) or not set(shown) <= named.keys():
+            faults.append(cells[1].strip())
+    return faults
+
+
+def test_every_line_of_the_security_page_is_shown_by_tests_that_exist() -> None:
+    text = (DOCS / "security.md").read_text()
+    assert len(re.findall(r"^- T\d+ `", text, re.MULTILINE)) >= 30
+    assert unshown(text, lambda path: (ROOT / path).read_text()) == []
+
+
+def test_a_line_without_a_test_and_a_test_that_is_gone_would_be_found() -> None:
+    text = ("| attacker | opens | shown by |\n| a | nothing | T1 |\n| b | nothing | |\n| c | nothing | T3 |\n"
+            "[tests/x.py](../tests/x.py):\n- T1 `test_one`\n- T2 `test_two`\n")  # fmt: skip
+    assert unshown(text, lambda path: "\ndef test_one() -> None:\n") == ["tests/x.py::test_two", "b", "c"]
 
 
 def test_every_key_and_channel_in_redis_stands_in_the_architecture() -> None:
