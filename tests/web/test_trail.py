@@ -174,7 +174,8 @@ def test_a_part_that_does_not_answer_is_told(browser: PageClient, portal: Portal
 
 def test_help_answers_the_usual_questions(browser: PageClient) -> None:
     words = text_of(browser.get("/help"))
-    for question in ("Put files in", "Open", "Share, and stop sharing", "recovery code", "I got a link"):
+    for question in ("Put files in", "Open", "Share the screen, and stop", "Share a part of your record",
+                     "What it cannot undo", "recovery code", "I got a link"):  # fmt: skip
         assert question in words
 
 
