@@ -3,7 +3,7 @@
 Reads copies of files, raw SQL, a Redis dump; of the product only the ciphers (`myphr.crypto`), so that a fault of the
 services that share and open cannot hide here: contexts are written out anew, after docs/formats/compartment.md.
 `Loot` is what they hold, `a | b` both together; `break_in(loot)` tries everything it can think of with it. A further
-kind of share becomes one more method of `_Attempt`, called by `run`, that adds to `headers` (docs/security.md).
+kind of share is one more method of `_Attempt`, called by `run`, that adds to `header_keys` and notes in `haul.headers`.
 """
 
 import contextlib

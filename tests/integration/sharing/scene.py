@@ -13,6 +13,7 @@ import pytest
 from myphr.sharing import record_shares, shared_with_me
 from myphr.sharing.record_shares import Audience, Scope
 from tests import cast
+from tests.attacker import Loot
 from tests.integration.sharing.conftest import Clinic, gid_of, new_clinic
 from tests.integration.sharing.theft import Thief
 from tests.running_keyholder import RunningKeyholder
@@ -22,13 +23,14 @@ LETTER, HEART, BLOOD = b"Dear Vera, the letter\n", b"Dear Vera, the heart\n", b"
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """`named`, `team`, `emergency`: ids of the shares."""
+    """`named`, `team`, `emergency`: ids of the shares. `redis`: a dump of that moment, with jobs in it."""
 
     clinic: Clinic
     thief: Thief
     named: str
     team: str
     emergency: str
+    redis: Loot
 
 
 def set_scene(clinic: Clinic, keyholder: RunningKeyholder, folder: Path) -> Scene:
@@ -46,7 +48,10 @@ def set_scene(clinic: Clinic, keyholder: RunningKeyholder, folder: Path) -> Scen
     for who, share_id, reason in ((clinic.nurse, shares[0], ""), (clinic.caregiver, shares[1], ""),
                                   (clinic.nurse, shares[2], "she fainted")):  # fmt: skip
         assert shared_with_me.open_shared(clinic.portal, who.login, share_id, reason).items
-    return Scene(clinic, Thief(clinic, keyholder, folder), *shares)
+    thief = Thief(clinic, keyholder, folder)
+    dump = thief.redis()
+    assert dump.redis
+    return Scene(clinic, thief, *shares, dump)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,6 @@ from tests.attacker import Haul, Loot, break_in
 from tests.cast import SignedIn
 from tests.integration.sharing.conftest import gid_of
 from tests.integration.sharing.scene import BLOOD, HEART, LETTER, Scene, fresh, scene
-from tests.integration.sharing.theft import Thief
 
 __all__ = ["fresh", "scene"]
 
@@ -62,19 +61,21 @@ def test_a_key_that_lay_in_the_open_would_be_found(scene: Scene, tmp_path: Path)
 
 
 # -- copies -------------------------------------------------------------------------------------------
-COPIES: dict[str, Callable[[Thief], Loot]] = {
-    "store": lambda thief: thief.store(),
-    "database": lambda thief: thief.database(),
-    "redis": lambda thief: thief.redis(),
-    "store, database, redis": lambda thief: thief.at_rest(),
-    "store, database, redis, key files of the portal": lambda thief: thief.at_rest() | thief.portal_keys(),
-    "store, database, redis, the keyholder's folder": lambda thief: thief.at_rest() | thief.sealed_keyholder(),
+COPIES: dict[str, Callable[[Scene], Loot]] = {
+    "store": lambda scene: scene.thief.store(),
+    "database": lambda scene: scene.thief.database(),
+    "redis": lambda scene: scene.redis,
+    "store, database, redis": lambda scene: scene.thief.at_rest() | scene.redis,
+    "these and the portal's key files": lambda scene: scene.thief.at_rest() | scene.redis | scene.thief.portal_keys(),
+    "these and the keyholder's folder": lambda scene: (
+        scene.thief.at_rest() | scene.redis | scene.thief.sealed_keyholder()
+    ),
 }
 
 
 @pytest.mark.parametrize("held", COPIES)
 def test_copies_alone_and_together_open_nothing(scene: Scene, held: str) -> None:
-    assert break_in(COPIES[held](scene.thief), search=True).is_empty
+    assert break_in(COPIES[held](scene), search=True).is_empty
 
 
 # -- keys of the keyholder ----------------------------------------------------------------------------
