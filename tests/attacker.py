@@ -128,8 +128,8 @@ class _Attempt:
 
     def _keys_in_the_open(self) -> None:
         """Every 32 bytes that look random, from every byte on: as a file's key, a share's, a half, a header's key."""
-        places = [*self.loot.databases, *self.loot.stores, *self.loot.folders]
-        files = [one for place in places for one in ([place] if place.is_file() else sorted(place.rglob("*")))]
+        beside = [path.parent for path in self.loot.databases]  # with the journal, which has the newest rows
+        files = [one for place in (*beside, *self.loot.stores, *self.loot.folders) for one in sorted(place.rglob("*"))]
         seen: set[bytes] = set()
         for content in (*(path.read_bytes() for path in files if path.is_file()), *self.loot.redis):
             for at in range(len(content) - 31):
