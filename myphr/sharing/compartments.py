@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from myphr.crypto import certificates, envelope
-from myphr.crypto.abe.policy import uuid_bytes
+from myphr.crypto.abe.policy import uuid_bytes, uuid_text
 from myphr.errors import EnvelopeError
 from myphr.machines.parts import Parts as MachineParts
 from myphr.people.keyholder import Keyholder
@@ -24,6 +24,7 @@ Kind = Literal["named", "policy"]
 NAMED_MAGIC = b"MYPHRNAM"
 VERSION = 1
 READERS_MAX = 1000
+_NAMED_BYTES = 8 + 1 + 16 + 16 + 4 + 2  # in front of the readers
 _KINDS = {"named": 1, "policy": 2}
 _SIGNATURE_TAG = b"myphr/compartment/1"
 _OWNER = "myphr/compartment-owner/1"
@@ -49,6 +50,14 @@ def named_header(compartment_id: str, owner_gid: str, epoch: int, gids: Iterable
         raise ValueError(f"a share is for 1 to {READERS_MAX} people")
     return b"".join((NAMED_MAGIC, bytes([VERSION]), uuid_bytes(compartment_id), uuid_bytes(owner_gid),
                      struct.pack(">IH", epoch, len(readers)), *(uuid_bytes(gid) for gid in readers)))  # fmt: skip
+
+
+def check_named_header(header: bytes, compartment_id: str, owner_gid: str, epoch: int, reader_gid: str) -> None:
+    """Raises EnvelopeError unless this is, byte for byte, the header of this epoch for readers of whom this is one."""
+    gids = [uuid_text(header[at : at + 16]) for at in range(_NAMED_BYTES, len(header) - 15, 16)]
+    known = reader_gid in gids and len(gids) <= READERS_MAX
+    if not known or header != named_header(compartment_id, owner_gid, epoch, gids):
+        raise EnvelopeError("header of another share, or not for this reader")
 
 
 def sign_header(
@@ -84,8 +93,17 @@ def reader_context(compartment_id: str, epoch: int, gid: str) -> bytes:
     return envelope.context_for("compartment-reader", compartment_id, str(epoch), gid)
 
 
-def reason_context(opening_id: str) -> bytes:
-    """Of the envelope to the owner of why somebody opened a share in an emergency."""
+def seal_reason(owner_public: bytes, opening_id: str, reason: str) -> bytes:
+    """Why somebody opened a share in an emergency, for its owner."""
+    return envelope.seal_to(owner_public, _json(reason), context=_reason_context(opening_id))
+
+
+def open_reason(ring: KeyRing, opening_id: str, sealed: bytes) -> str:
+    """Raises EnvelopeError."""
+    return _parsed(ring.open(sealed, context=_reason_context(opening_id)))
+
+
+def _reason_context(opening_id: str) -> bytes:
     return envelope.context_for("emergency-reason", opening_id)
 
 
@@ -157,14 +175,17 @@ def open_keys(worker_private: bytes, task_id: str, sealed: bytes) -> dict[int, b
     if len(packed) % size:
         raise EnvelopeError("not keys by epoch")
     parts: Sequence[bytes] = [packed[at : at + size] for at in range(0, len(packed), size)]
-    return {struct.unpack(">I", part[:4])[0]: part[4:] for part in parts}
+    epochs = [struct.unpack(">I", part[:4])[0] for part in parts]
+    if epochs != sorted(set(epochs)):
+        raise EnvelopeError("not keys by epoch")
+    return {epoch: part[4:] for epoch, part in zip(epochs, parts, strict=True)}
 
 
 def _json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _parsed(data: bytes) -> dict[str, Any]:
+def _parsed(data: bytes) -> Any:
     try:
         return json.loads(data)
     except ValueError:

@@ -7,7 +7,6 @@ between, nobody is let in who should not be, and doing it again completes it. Ca
 import contextlib
 import dataclasses
 import datetime as dt
-import json
 import logging
 import secrets
 import time
@@ -18,7 +17,6 @@ from sqlalchemy import ColumnElement, delete, func, insert, update
 from sqlmodel import Session, col, select
 
 from myphr.audit.trail import SYSTEM, Actor, record
-from myphr.crypto import envelope
 from myphr.crypto.abe.multi_authority import encapsulate, policy_of
 from myphr.database import new_id, now
 from myphr.errors import EnvelopeError, FormRefused, NotFound, PortalError
@@ -474,10 +472,8 @@ def _missed_openings(parts: Parts, login: "Login", speaker: Speaker, row: Compar
             compartment_id=row.id, gid=one.member, sealed_reason=b"", opened_at=opened_at,
             until=dt.datetime.fromtimestamp(one.until, dt.UTC),
         )  # fmt: skip
-        missed.sealed_reason = envelope.seal_to(
-            login.ring().public_key, json.dumps("what they wrote was lost").encode(),
-            context=compartments.reason_context(missed.id),
-        )  # fmt: skip
+        told_instead = "what they wrote was lost"
+        missed.sealed_reason = compartments.seal_reason(login.ring().public_key, missed.id, told_instead)
         with parts.database.write() as db:
             db.add(missed)
             record(db, "emergency-opened", account_id=row.account_id, actor=SYSTEM, share=row.id, opening=missed.id,
@@ -579,8 +575,8 @@ def _shown(db: Session, row: Compartment, plan: _Plan) -> list[Person]:
 
 def _reason(login: "Login", opened: EmergencyOpening) -> str:
     try:
-        return json.loads(login.ring().open(opened.sealed_reason, context=compartments.reason_context(opened.id)))
-    except (EnvelopeError, ValueError):
+        return compartments.open_reason(login.ring(), opened.id, opened.sealed_reason)
+    except EnvelopeError:
         return "what was written is damaged"
 
 

@@ -8,7 +8,6 @@ starts a reader's session.
 import dataclasses
 import datetime as dt
 import hashlib
-import json
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
@@ -205,6 +204,7 @@ def _open_epoch(
         envelope_opened = login.ring().open(mine.sealed, context=context)
     holdings: list[bytes] = []
     if kind == "named":
+        compartments.check_named_header(key.header, row.id, row.owner_gid, key.epoch, speaker.gid)
         secret = envelope_opened
         if len(secret) != envelope.KEY_BYTES:
             raise EnvelopeError("no secret for this reader")
@@ -266,9 +266,7 @@ def _tell_owner(
     """The row, the trail and the mail commit before anything is shown. Killed before, the keyholder has still recorded
     the opening, and `Keyholder.vault_openings` tells it."""
     opening_id, until = new_id(), dt.datetime.fromtimestamp(released.window_until or 0, dt.UTC)
-    sealed = envelope.seal_to(
-        owner.statement.hpke, json.dumps(reason).encode(), context=compartments.reason_context(opening_id)
-    )
+    sealed = compartments.seal_reason(owner.statement.hpke, opening_id, reason)
     values = {"name": owner.name, "who": login.account.name, "until": f"{until:%H:%M} UTC",
               "portal": parts.settings.public_url.rstrip("/") + "/"}  # fmt: skip
     with parts.database.write() as db:
