@@ -1,5 +1,5 @@
 """What GIDs and authorities declare about themselves, signed: key statements, authority statements, epoch tables,
-holdings. Pure bytes and values; no clock.
+holdings, orders to destroy. Pure bytes and values; no clock.
 
 Spec: docs/formats/keyholder.md, byte for byte. Called by the keyholder, its client, `people` and `sharing`. Reading
 checks form and signature; whose key signs is the caller's to validate (`certificates.validate`).
@@ -23,6 +23,7 @@ _TAGS = {
     b"MYPHRAST": b"myphr/authority-statement/1",
     b"MYPHREPO": b"myphr/epoch-table/1",
     b"MYPHRHLD": b"myphr/holding/1",
+    b"MYPHRDES": b"myphr/destroy-order/1",
 }
 
 
@@ -199,5 +200,32 @@ def read_holding(data: bytes, key: ec.EllipticCurvePublicKey) -> Holding:
     reader = _Reader(data, b"MYPHRHLD", key, STATEMENT_BYTES_MAX)
     authority, member, made_at = reader.gid(), reader.gid(), reader.number("Q")
     found = Holding(authority, member, reader.text(), reader.text(), made_at)
+    reader.end()
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class DestroyOrder:
+    """The owner's word that the vault may destroy the halves of this compartment's epochs below `before`. It has no
+    end and can be shown twice: it names what is old already, and nothing else."""
+
+    owner: str
+    compartment: str
+    before: int
+
+    def sign(self, key: ec.EllipticCurvePrivateKey) -> bytes:
+        return _signed(b"MYPHRDES", key, uuid_bytes(certificates.check_gid(self.owner)), uuid_bytes(self.compartment),
+                       struct.pack(">I", self.before))  # fmt: skip
+
+
+def owner_of_order(data: bytes) -> str:
+    """Who is said to have signed: to find the key that `read_destroy_order` checks it with."""
+    return uuid_text(data[9:25])
+
+
+def read_destroy_order(data: bytes, key: ec.EllipticCurvePublicKey) -> DestroyOrder:
+    """An order signed by `key` (of its owner). Raises CertificateRefused."""
+    reader = _Reader(data, b"MYPHRDES", key, STATEMENT_BYTES_MAX)
+    found = DestroyOrder(reader.gid(), uuid_text(reader.take(16)), reader.number("I"))
     reader.end()
     return found

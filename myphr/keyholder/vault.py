@@ -1,7 +1,8 @@
 """The vault: 32 random bytes for each epoch of a compartment, given to whoever its owner's rule lets in today.
 
-Only the owner makes, blocks and destroys. A block holds from the moment its transaction is on disk. Spec:
-docs/formats/keyholder.md. The half alone opens nothing; without it neither do the keys of attributes.
+Only the owner makes, blocks and destroys; old epochs also whoever brings the owner's signed order. A block holds from
+the moment its transaction is on disk. Spec: docs/formats/keyholder.md. The half alone opens nothing; without it neither
+do the keys of attributes.
 """
 
 import json
@@ -11,10 +12,11 @@ from typing import Any
 
 from myphr.crypto import certificates, proofs
 from myphr.crypto.envelope import context_for
-from myphr.crypto.statements import read_holding
+from myphr.crypto.statements import STATEMENT_BYTES_MAX, owner_of_order, read_destroy_order, read_holding
 from myphr.errors import (
     AccessWithheld,
     CertificateRefused,
+    IdentityRevoked,
     KeyholderConflict,
     KeyholderProtocolError,
     NotFound,
@@ -224,6 +226,33 @@ def destroy(desk: Desk, asked: Asked) -> Reply:
     return {"halves": gone}
 
 
+def destroy_old(desk: Desk, asked: Asked) -> Reply:
+    """With the owner's order instead of the owner: the halves below one epoch, never the newest that is left."""
+    compartment, before, data = (asked.arguments[name] for name in ("compartment", "before", "order"))
+    with desk.store.write() as db:
+        signer = db.execute("SELECT public_key, state FROM identity WHERE gid = ? AND kind = 'person'",
+                            (owner_of_order(data),)).fetchone()  # fmt: skip
+        if signer is None:
+            raise NotFound
+        if signer["state"] != "active":
+            raise IdentityRevoked("")
+        order = read_destroy_order(data, certificates.public_key_from_bytes(bytes(signer["public_key"])))
+        if (order.compartment, order.before) != (compartment, before):
+            raise CertificateRefused("order for something else")
+        row = db.execute("SELECT owner FROM compartment WHERE id = ?", (compartment,)).fetchone()
+        if row is None or row["owner"] != order.owner:
+            raise NotFound
+        newer = db.execute("SELECT 1 FROM half WHERE compartment = ? AND epoch >= ? AND sealed <> ''",
+                           (compartment, before)).fetchone()  # fmt: skip
+        if newer is None:
+            raise KeyholderConflict("no newer half to go on with")
+        gone = db.execute("UPDATE half SET sealed = '' WHERE compartment = ? AND epoch < ? AND sealed <> ''",
+                          (compartment, before)).rowcount  # fmt: skip
+    if gone:
+        desk.store.forget_deleted()
+    return {"halves": gone}
+
+
 def openings(desk: Desk, asked: Asked, db: sqlite3.Connection) -> Reply:
     compartment = asked.arguments["compartment"]
     if compartment is not None:
@@ -258,5 +287,7 @@ CALLS: dict[str, Call] = {
     "vault.block": Call(block, "speaker", _BLOCK, "write"),
     "vault.unblock": Call(unblock, "speaker", _BLOCK, "write"),
     "vault.destroy": Call(destroy, "speaker", {"compartment": a.uuid, "epoch": a.Optional(a.epoch)}, "own"),
+    "vault.destroy_old": Call(destroy_old, "portal", {
+        "compartment": a.uuid, "before": a.epoch, "order": a.blob(STATEMENT_BYTES_MAX)}, "own"),
     "vault.openings": Call(openings, "speaker", {"compartment": a.Optional(a.uuid)}),
 }  # fmt: skip

@@ -380,6 +380,13 @@ class Keyholder:
         arguments = {"compartment": compartment, "epoch": epoch}
         return _number(self._as(speaker, "vault.destroy", arguments), "halves")
 
+    def vault_destroy_old(self, compartment: str, before: int, order: bytes) -> int:
+        """Destroy the halves of the epochs below `before`, with the owner's signed order for exactly that
+        (`statements.DestroyOrder`) instead of the owner. Returns how many. Twice is no harm. NotFound, IdentityRevoked,
+        CertificateRefused for an order of somebody or something else; KeyholderConflict where no newer half is left."""
+        arguments = {"compartment": compartment, "before": before, "order": order}
+        return _number(self._ask("vault.destroy_old", arguments), "halves")
+
     def vault_openings(self, speaker: Speaker, compartment: str | None = None) -> list[Opening]:
         """Break-glass windows of what the speaker owns, newest first, at most 1,000."""
         found = self._as(speaker, "vault.openings", {"compartment": compartment})

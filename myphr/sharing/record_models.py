@@ -70,7 +70,8 @@ class ItemWrap(SQLModel, table=True):
 
 
 class RewrapTask(SQLModel, table=True):
-    """Wrapping the files' keys anew after a roll. The worker gets the keys of these epochs, sealed to it."""
+    """Wrapping the files' keys anew after a roll. The worker gets the keys of these epochs, sealed to it,
+    and the owner's order to the vault to destroy the halves that are old then."""
 
     __tablename__ = "rewrap_task"
 
@@ -78,6 +79,7 @@ class RewrapTask(SQLModel, table=True):
     compartment_id: str = Field(foreign_key="compartment.id", index=True)
     to_epoch: int
     keys_for_worker: bytes | None
+    destroy_order: bytes | None = None  # the owner's signed word for the vault; shown when done
     state: str = "waiting"  # waiting, done, closed (old halves destroyed), stopped (overtaken or withdrawn)
     done: int = 0
     total: int = 0

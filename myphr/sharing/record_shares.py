@@ -18,6 +18,7 @@ from sqlmodel import Session, col, select
 
 from myphr.audit.trail import SYSTEM, Actor, record
 from myphr.crypto.abe.multi_authority import encapsulate, policy_of
+from myphr.crypto.statements import DestroyOrder
 from myphr.database import new_id, now
 from myphr.errors import EnvelopeError, FormRefused, NotFound, PortalError
 from myphr.people import authorities, identities
@@ -322,7 +323,8 @@ def _roll(parts: Parts, login: "Login", row: Compartment, plan: _Plan) -> tuple[
         raise FormRefused("nobody", reason="nobody but you could open this today")
     made = _make_epoch(parts, login, row.id, epoch, plan, verified)
     cks = {key.epoch: compartments.unwrap_ck(ring, row.id, key.epoch, key.wrapped_ck) for key in older}
-    task = RewrapTask(compartment_id=row.id, to_epoch=epoch, keys_for_worker=None)
+    order = DestroyOrder(row.owner_gid, row.id, epoch).sign(identities.keys_of(login).signing_key())
+    task = RewrapTask(compartment_id=row.id, to_epoch=epoch, keys_for_worker=None, destroy_order=order)
     task.keys_for_worker = compartments.seal_keys(parts.keys.worker.public, task.id, cks | {epoch: made.ck})
     with parts.database.write() as db:
         moved = db.connection().execute(

@@ -1,18 +1,19 @@
 """After a roll: the files' keys, wrapped anew under the new epoch's key by the worker, a batch a transaction.
 
 The worker gets the keys sealed to it in the task's row, until it is done. Old epochs open for their readers until then;
-their halves the owner destroys at the next unlock, as the vault takes that from its owner alone. Called by
-`record_shares`, jobs/sharing.py and the sweep.
+then the worker shows the vault the owner's order to destroy their halves (decision 0193). What it could not do, the
+owner does at the next unlock. Called by `record_shares`, jobs/sharing.py and the sweep.
 """
 
 import datetime as dt
 import logging
 
 from sqlalchemy import delete, update
-from sqlmodel import Session, col, select
+from sqlmodel import Session, and_, col, or_, select
 
 from myphr.database import now
-from myphr.errors import EnvelopeError
+from myphr.errors import CertificateRefused, EnvelopeError, IdentityRevoked, KeyholderConflict, NotFound
+from myphr.people.identities import AWAY
 from myphr.people.keyholder import Speaker
 from myphr.sharing import compartments
 from myphr.sharing.compartments import Parts
@@ -31,7 +32,7 @@ def stop(db: Session, compartment_id: str) -> None:
     """Inside the caller's unit of work: unfinished tasks end, overtaken by a newer one or by a withdrawal."""
     db.execute(update(RewrapTask).where(col(RewrapTask.compartment_id) == compartment_id,
                                         col(RewrapTask.state) == "waiting")
-               .values(state="stopped", keys_for_worker=None, changed_at=now()))  # fmt: skip
+               .values(state="stopped", keys_for_worker=None, destroy_order=None, changed_at=now()))  # fmt: skip
 
 
 def enqueue(parts: Parts, task_id: str, job: str = JOB) -> None:
@@ -41,22 +42,27 @@ def enqueue(parts: Parts, task_id: str, job: str = JOB) -> None:
 def enqueue_stuck(parts: Parts) -> None:
     """Put tasks back that nobody seems to work on. For the sweep; safe to run twice."""
     with parts.database.read() as db:
-        found = db.exec(select(RewrapTask.id).where(RewrapTask.state == "waiting",
-                                                    RewrapTask.changed_at < now() - STUCK)).all()  # fmt: skip
+        unfinished = or_(
+            col(RewrapTask.state) == "waiting",
+            and_(col(RewrapTask.state) == "done", col(RewrapTask.destroy_order).is_not(None)),
+        )
+        found = db.exec(select(RewrapTask.id).where(unfinished, RewrapTask.changed_at < now() - STUCK)).all()
     for task_id in found:
         enqueue(parts, task_id, JOB_AGAIN)
 
 
 def run(parts: Parts, task_id: str) -> None:
-    """Wrap anew what is left. Runs twice without harm, also at the same time or after a kill: each batch finds under
-    the lock what the one before left."""
+    """Wrap anew what is left, then have the old halves destroyed. Runs twice without harm, also at the same time or
+    after a kill: each batch finds under the lock what the one before left."""
     with parts.database.read() as db:
         task = db.get(RewrapTask, task_id)
-    if task is None or task.keys_for_worker is None:
+    if task is None:
         return
-    keys = compartments.open_keys(parts.keys.worker.private, task_id, task.keys_for_worker)
-    while _batch(parts, task_id, keys):
-        pass
+    if task.keys_for_worker is not None:
+        keys = compartments.open_keys(parts.keys.worker.private, task_id, task.keys_for_worker)
+        while _batch(parts, task_id, keys):
+            pass
+    _show_order(parts, task_id)
 
 
 def _batch(parts: Parts, task_id: str, keys: dict[int, bytes]) -> bool:
@@ -66,7 +72,7 @@ def _batch(parts: Parts, task_id: str, keys: dict[int, bytes]) -> bool:
             return False
         compartment = db.get(Compartment, task.compartment_id, with_for_update=True)
         if compartment is None or compartment.state != "active" or compartment.epoch != task.to_epoch:
-            task.state, task.keys_for_worker = "stopped", None
+            task.state, task.keys_for_worker, task.destroy_order = "stopped", None, None
             db.add(task)
             return False
         older = db.exec(
@@ -96,6 +102,32 @@ def _rewrap(db: Session, wrap: ItemWrap, to_epoch: int, keys: dict[int, bytes]) 
     db.delete(wrap)
 
 
+def _show_order(parts: Parts, task_id: str) -> None:
+    """The owner's order to the vault, once no file's key needs an old half any more."""
+    with parts.database.read() as db:
+        task = db.get(RewrapTask, task_id)
+        if task is None or task.state != "done" or task.destroy_order is None:
+            return
+        left = db.exec(select(ItemWrap.item_id).where(ItemWrap.compartment_id == task.compartment_id,
+                                                      ItemWrap.epoch < task.to_epoch).limit(1)).first()  # fmt: skip
+    order: bytes | None = task.destroy_order
+    try:
+        if left is None:
+            parts.keyholder.vault_destroy_old(task.compartment_id, task.to_epoch, task.destroy_order)
+            _forget_old(parts, task.compartment_id, task.to_epoch)
+            return
+        log.error("share %s still needs its old halves", task.compartment_id)
+        order = None
+    except AWAY as error:
+        log.warning("old halves of share %s go later: %s", task.compartment_id, error.code)
+    except (CertificateRefused, IdentityRevoked, KeyholderConflict, NotFound) as error:
+        log.error("old halves of share %s are their owner's to destroy: %s", task.compartment_id, error.code)
+        order = None
+    with parts.database.write() as db:
+        db.execute(update(RewrapTask).where(col(RewrapTask.id) == task_id, col(RewrapTask.state) == "done")
+                   .values(destroy_order=order, changed_at=now()))  # fmt: skip
+
+
 def destroy_old(parts: Parts, speaker: Speaker, compartment_id: str) -> None:
     """With the owner there: halves, headers and consents of the epochs that a finished task left. Safe to repeat."""
     with parts.database.read() as db:
@@ -107,12 +139,17 @@ def destroy_old(parts: Parts, speaker: Speaker, compartment_id: str) -> None:
                                                             CompartmentKey.epoch < newest)).all()  # fmt: skip
     for epoch in epochs:
         parts.keyholder.vault_destroy(speaker, compartment_id, epoch)
-    if not tasks:
-        return
+    if tasks:
+        _forget_old(parts, compartment_id, newest)
+
+
+def _forget_old(parts: Parts, compartment_id: str, newest: int) -> None:
+    """Rows of the epochs below, whose halves are gone."""
     with parts.database.write() as db:
         db.execute(delete(CompartmentReader).where(col(CompartmentReader.compartment_id) == compartment_id,
                                                    col(CompartmentReader.epoch) < newest))
         db.execute(delete(CompartmentKey).where(col(CompartmentKey.compartment_id) == compartment_id,
                                                 col(CompartmentKey.epoch) < newest))
-        db.execute(update(RewrapTask).where(col(RewrapTask.id).in_([task.id for task in tasks]))
-                   .values(state="closed"))  # fmt: skip
+        db.execute(update(RewrapTask).where(col(RewrapTask.compartment_id) == compartment_id,
+                                            col(RewrapTask.state) == "done", col(RewrapTask.to_epoch) <= newest)
+                   .values(state="closed", destroy_order=None))  # fmt: skip

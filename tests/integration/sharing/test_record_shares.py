@@ -1,5 +1,6 @@
 """Shares of the record, end to end: real keyholder, real database, real keys. Who gets in, and who no longer."""
 
+import contextlib
 import datetime as dt
 from collections.abc import Callable
 
@@ -31,6 +32,7 @@ from myphr.sharing.record_models import (
 from myphr.sharing.record_shares import Audience, Scope
 from tests.cast import SignedIn
 from tests.integration.sharing.conftest import Clinic, gid_of
+from tests.running_keyholder import RunningKeyholder
 
 EVERYTHING = Scope("everything", "all")
 
@@ -234,10 +236,80 @@ def test_a_worker_killed_in_the_middle_of_wrapping_anew_loses_no_file(
     record_shares.remove_person(clinic.portal, clinic.patient.login, family[1], gid_of(clinic.stranger))  # rolls again
     run_jobs(clinic)
     assert [wrap.epoch for wrap in rows(clinic, ItemWrap)] == [2] * 4
-    assert sorted(task.state for task in rows(clinic, RewrapTask)) == ["done", "stopped"]
+    assert sorted(task.state for task in rows(clinic, RewrapTask)) == ["closed", "stopped"]
     assert len(opened(clinic, clinic.nurse, family[1])) == 4
+
+
+def halves(clinic: Clinic, share_id: str) -> list[int]:
+    """The epochs of which the vault still gives its owner a half."""
+    found, speaker = [], identities.proof_for(clinic.patient.login)
+    for epoch in range(5):
+        with contextlib.suppress(NotFound):
+            clinic.portal.keyholder.vault_release(speaker, share_id, epoch)
+            found.append(epoch)
+    return found
+
+
+def test_old_halves_go_when_the_last_key_is_wrapped_anew_without_their_owner(
+    clinic: Clinic, family: tuple[str, str]
+) -> None:
+    record_shares.remove_person(clinic.portal, clinic.patient.login, family[1], gid_of(clinic.caregiver))
+    assert halves(clinic, family[1]) == [0, 1]
+    run_jobs(clinic)
+    assert halves(clinic, family[1]) == [1]
+    assert [key.epoch for key in rows(clinic, CompartmentKey)] == [1]
+    assert {reader.epoch for reader in rows(clinic, CompartmentReader)} == {1}
+    [task] = rows(clinic, RewrapTask)
+    assert (task.state, task.destroy_order) == ("closed", None)
+    assert opened(clinic, clinic.nurse, family[1]) == ["letter.txt"]
+
+
+def test_with_the_keyholder_away_the_sweep_shows_the_order_again(
+    clinic: Clinic, keyholder: RunningKeyholder, family: tuple[str, str], away: Callable[[], None]
+) -> None:
+    record_shares.remove_person(clinic.portal, clinic.patient.login, family[1], gid_of(clinic.caregiver))
+    away()
+    run_jobs(clinic)
+    [task] = rows(clinic, RewrapTask)
+    assert task.state == "done" and task.destroy_order
+    clinic.portal.__dict__["keyholder"] = keyholder.client
+    with clinic.portal.database.write() as db:
+        task.changed_at -= rewrapping.STUCK * 2
+        db.add(task)
+    clinic.portal.queue.rq.empty()
+    rewrapping.enqueue_stuck(clinic.portal)
+    assert [job.func_name for job in clinic.portal.queue.rq.get_jobs()] == [rewrapping.JOB_AGAIN]
+    run_jobs(clinic)
+    assert halves(clinic, family[1]) == [1]
+    clinic.portal.queue.rq.empty()
+    rewrapping.enqueue_stuck(clinic.portal)
+    assert clinic.portal.queue.rq.get_jobs() == []
+
+
+def test_the_owner_does_what_a_changed_order_does_not(clinic: Clinic, family: tuple[str, str]) -> None:
+    record_shares.remove_person(clinic.portal, clinic.patient.login, family[1], gid_of(clinic.caregiver))
+    [task] = rows(clinic, RewrapTask)
+    with clinic.portal.database.write() as db:
+        task.destroy_order = task.destroy_order[:-1] + b"x"
+        db.add(task)
+    run_jobs(clinic)
+    [task] = rows(clinic, RewrapTask)
+    assert (task.state, task.destroy_order) == ("done", None)
+    assert halves(clinic, family[1]) == [0, 1] and len(rows(clinic, CompartmentKey)) == 2
     record_shares.catch_up(clinic.portal, clinic.patient.login)
-    assert [key.epoch for key in rows(clinic, CompartmentKey)] == [2]
+    assert halves(clinic, family[1]) == [1]
+
+
+def test_an_order_is_not_shown_while_a_files_key_needs_the_old_half(clinic: Clinic, family: tuple[str, str]) -> None:
+    """As if somebody who writes to the database had called the task done."""
+    record_shares.remove_person(clinic.portal, clinic.patient.login, family[1], gid_of(clinic.caregiver))
+    [task] = rows(clinic, RewrapTask)
+    with clinic.portal.database.write() as db:
+        task.state = "done"
+        db.add(task)
+    run_jobs(clinic)
+    assert halves(clinic, family[1]) == [0, 1]
+    assert opened(clinic, clinic.nurse, family[1]) == ["letter.txt"]
 
 
 def test_withdrawal_stops_the_wrapping_anew_and_takes_its_keys(clinic: Clinic, family: tuple[str, str]) -> None:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from myphr.crypto import certificates, statements
-from myphr.crypto.statements import AuthorityStatement, EpochTable, Holding, KeyStatement
+from myphr.crypto.statements import AuthorityStatement, DestroyOrder, EpochTable, Holding, KeyStatement
 from myphr.errors import CertificateRefused
 
 KEY = certificates.new_signing_key()
@@ -26,6 +26,7 @@ MADE = {
     "epochs": (EpochTable(GID, 7, 1_800_000_000, EPOCHS), lambda data: statements.read_epoch_table(data, PUBLIC, GID)),
     "holding": (Holding(GID, OTHER, "role", "cardiologist", 1_800_000_000),
                 lambda data: statements.read_holding(data, PUBLIC)),
+    "order": (DestroyOrder(GID, OTHER, 2**32 - 1), lambda data: statements.read_destroy_order(data, PUBLIC)),
 }  # fmt: skip
 
 
@@ -148,11 +149,13 @@ def test_the_bytes_are_those_of_the_page() -> None:
     check_by_the_page(MADE["epochs"][0].sign(KEY), b"myphr/epoch-table/1", table)
     holding = b"MYPHRHLD\x01" + gid + other + at + b"\x04role\x0ccardiologist"
     check_by_the_page(MADE["holding"][0].sign(KEY), b"myphr/holding/1", holding)
+    order = b"MYPHRDES\x01" + gid + other + b"\xff" * 4
+    check_by_the_page(MADE["order"][0].sign(KEY), b"myphr/destroy-order/1", order)
 
 
 def test_rubbish_is_refused_and_nothing_else_happens() -> None:
     rng = random.Random(3)
-    for magic in (b"MYPHRKST\x01", b"MYPHRAST\x01", b"MYPHREPO\x01", b"MYPHRHLD\x01", b""):
+    for magic in (b"MYPHRKST\x01", b"MYPHRAST\x01", b"MYPHREPO\x01", b"MYPHRHLD\x01", b"MYPHRDES\x01", b""):
         for size in (0, 30, 80, 200, 20_000):
             for _, read in MADE.values():
                 with pytest.raises(CertificateRefused):

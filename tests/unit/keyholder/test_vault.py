@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 
 from myphr.crypto import certificates
-from myphr.crypto.statements import Holding
+from myphr.crypto.statements import DestroyOrder, Holding
 from myphr.errors import (
     AccessWithheld,
     CertificateRefused,
     EnvelopeError,
+    IdentityRevoked,
     KeyholderConflict,
     KeyholderProtocolError,
     NotFound,
     ReasonRequired,
 )
+from myphr.keyholder.desk import Peer
 from myphr.people.keyholder import Block, Held, Released, Rule, Sealed
 from tests.running_keyholder import Somebody
 from tests.unit.keyholder.desk_stage import together
@@ -299,6 +301,98 @@ def test_a_destroyed_half_is_nowhere_in_the_folder_not_even_sealed(vault: Vault)
     assert found(), "this test could not fail"
     vault.client.vault_destroy(vault.owner.speaker, vault.compartment)
     assert not found()
+
+
+# -- with the owner's order instead of the owner
+def order(vault: Vault, before: int = 2, *, compartment: str = "", by: Somebody | None = None, of: str = "") -> bytes:
+    signer = by or vault.owner
+    return DestroyOrder(of or signer.gid, compartment or vault.compartment, before).sign(signer.signing_key)
+
+
+def halves_left(vault: Vault) -> list[tuple[str, int]]:
+    with vault.stage.store.read() as db:
+        rows = db.execute("SELECT compartment, epoch FROM half WHERE sealed <> '' ORDER BY compartment, epoch")
+        return [tuple(row) for row in rows]
+
+
+@pytest.fixture
+def rolled(vault: Vault) -> Vault:
+    """Epochs 0 to 3 of one compartment, epoch 1 of another."""
+    for epoch in range(4):
+        vault.create(epoch=epoch)
+    vault.create(compartment=str(uuid.UUID(int=1)))
+    return vault
+
+
+def test_an_order_destroys_the_epochs_below_and_nothing_else_however_often_it_is_shown(rolled: Vault) -> None:
+    before = {one for one in halves_left(rolled) if one not in {(rolled.compartment, 0), (rolled.compartment, 1)}}
+    shown = order(rolled)
+    assert [rolled.client.vault_destroy_old(rolled.compartment, 2, shown) for _ in range(3)] == [2, 0, 0]
+    rolled.stage.time += 400 * 86_400
+    rolled.stage.restart()
+    assert rolled.client.vault_destroy_old(rolled.compartment, 2, shown) == 0
+    assert set(halves_left(rolled)) == before
+    rolled.stage.round()
+    rolled.stage.renewed(rolled.owner)
+    with pytest.raises(KeyholderConflict):
+        rolled.create(epoch=0)
+
+
+def test_an_order_is_for_its_compartment_and_epoch_alone(rolled: Vault) -> None:
+    before, other = halves_left(rolled), str(uuid.UUID(int=1))
+    for compartment, epoch in ((rolled.compartment, 3), (rolled.compartment, 1), (other, 2)):
+        with pytest.raises(CertificateRefused):
+            rolled.client.vault_destroy_old(compartment, epoch, order(rolled))
+    assert halves_left(rolled) == before
+
+
+def test_an_order_of_somebody_else_is_refused(rolled: Vault) -> None:
+    before, args = halves_left(rolled), (rolled.compartment, 2)
+    for error, shown in (
+        (NotFound, order(rolled, by=rolled.friend)),
+        (CertificateRefused, order(rolled, by=rolled.friend, of=rolled.owner.gid)),
+        (NotFound, order(rolled, of=certificates.new_gid())),
+        (NotFound, b"x"),
+        (CertificateRefused, order(rolled)[:-1]),
+        (CertificateRefused, order(rolled) + b"x"),
+    ):
+        with pytest.raises(error):
+            rolled.client.vault_destroy_old(*args, shown)
+    assert halves_left(rolled) == before
+
+
+def test_what_the_owner_signed_for_something_else_is_no_order(rolled: Vault) -> None:
+    before = halves_left(rolled)
+    statement = rolled.owner.speaker.key_statement
+    with pytest.raises(CertificateRefused):
+        rolled.client.vault_destroy_old(rolled.compartment, 2, statement)
+    assert halves_left(rolled) == before
+
+
+def test_an_order_never_takes_the_newest_half(rolled: Vault) -> None:
+    before = halves_left(rolled)
+    for epoch in (4, 2**32 - 1):
+        with pytest.raises(KeyholderConflict):
+            rolled.client.vault_destroy_old(rolled.compartment, epoch, order(rolled, epoch))
+    assert halves_left(rolled) == before
+    assert rolled.client.vault_destroy_old(rolled.compartment, 3, order(rolled, 3)) == 3
+    assert rolled.release(rolled.friend, epoch=3)
+
+
+def test_an_order_of_a_revoked_owner_destroys_nothing(rolled: Vault) -> None:
+    before = halves_left(rolled)
+    rolled.client.identity_revoke(rolled.owner.speaker, rolled.owner.gid)
+    with pytest.raises(IdentityRevoked):
+        rolled.client.vault_destroy_old(rolled.compartment, 2, order(rolled))
+    assert halves_left(rolled) == before
+
+
+def test_over_tls_nobody_shows_an_order(rolled: Vault) -> None:
+    before = halves_left(rolled)
+    rolled.stage.peer = Peer(host=certificates.new_gid())
+    with pytest.raises(NotFound):
+        rolled.client.vault_destroy_old(rolled.compartment, 2, order(rolled))
+    assert halves_left(rolled) == before
 
 
 def test_no_half_stands_in_the_folder_in_clear(vault: Vault) -> None:
