@@ -12,15 +12,31 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import py_arkworks_bls12381 as arkworks
+import pyotp
 
-from myphr.crypto import envelope, passwords
+from myphr.crypto import certificates, envelope, passwords, proofs, statements
 from myphr.crypto.abe import curve, dates, key_policy, multi_authority, policy
-from myphr.errors import AbeError, EnvelopeError, PolicyError
+from myphr.crypto.certificates import Chain
+from myphr.crypto.envelope import KeyPair
+from myphr.crypto.statements import AuthorityStatement, DestroyOrder, EpochTable, Holding, KeyStatement
+from myphr.errors import AbeError, CertificateRefused, EnvelopeError, PolicyError, PortalError
+from myphr.people import second_factor
+from myphr.people.identity_keys import unwrap_keys
+from myphr.people.keyring import KeyRing
+from myphr.people.login_sessions import parts_of_cookie
+from myphr.people.models import Account, PendingSignIn, Totp
+from myphr.people.pending_sign_ins import Pending
 from tests.vectors.abe_second import policy as second_policy
 from tests.vectors.abe_second import schemes as second
+from tests.vectors.compartment import product as product_compartment
+from tests.vectors.second import compartment as second_compartment
+from tests.vectors.second import identity as second_identity
+from tests.vectors.second import sealed as second_sealed
+from tests.vectors.second import signed as second_signed
 
 HERE = Path(__file__).resolve().parent
 Document = dict[str, Any]
@@ -399,7 +415,6 @@ def sealed_checks() -> Iterator[Check]:
 
     hybrid, other, wrap, derived = load("hybrid"), load("hybrid-other-context"), load("wrap"), load("derive")
     ring, recovery = load("ring-password"), load("ring-recovery")
-    by_the_book = importlib.import_module("tests.unit.crypto.test_envelope").open_by_the_book
     yield (
         "envelope/hybrid, product",
         lambda: must(
@@ -410,7 +425,8 @@ def sealed_checks() -> Iterator[Check]:
     yield (
         "envelope/hybrid, second",
         lambda: must(
-            by_the_book(h(hybrid["private"]), h(hybrid["sealed"]), h(hybrid["context"])) == h(hybrid["secret"])
+            second_sealed.open_envelope(h(hybrid["private"]), h(hybrid["sealed"]), h(hybrid["context"]))
+            == h(hybrid["secret"])
         ),
     )
     yield (
@@ -419,6 +435,21 @@ def sealed_checks() -> Iterator[Check]:
             EnvelopeError,
             lambda: envelope.open_with(h(other["private"]), h(other["sealed"]), context=h(other["context"])),
         ),
+    )
+    yield (
+        "envelope/hybrid-other-context, second",
+        lambda: refuses(
+            ValueError,
+            lambda: second_sealed.open_envelope(h(other["private"]), h(other["sealed"]), h(other["context"])),
+        ),
+    )
+    yield (
+        "envelope/wrap, second",
+        lambda: must(second_sealed.unwrap(h(wrap["key"]), h(wrap["wrapped"]), h(wrap["context"])) == h(wrap["secret"])),
+    )
+    yield (
+        "envelope/derive, second",
+        lambda: must(second_sealed.derive(h(derived["secret"]), derived["label"]) == h(derived["key"])),
     )
     yield (
         "envelope/wrap, product",
@@ -445,11 +476,253 @@ def sealed_checks() -> Iterator[Check]:
     )
 
 
+# -- compartments ---------------------------------------------------------------------------------
+REFUSED_BY_THE_PRODUCT = (PortalError, ValueError)
+
+
+def compartment_documents() -> list[Document]:
+    """The content of each file, with `scenario`, `expect`, `row` and perhaps `of` out of its text header."""
+    found = []
+    for path in sorted((HERE / "compartment").glob("*.vector")):
+        head, _, body = path.read_text("utf-8").partition("\n\n")
+        found.append(json.loads(body) | dict(line.split(": ", 1) for line in head.splitlines()))
+    return found
+
+
+def compartment_check(
+    side: Any, refused: type[Exception] | tuple[type[Exception], ...], d: Document, every: int = 1
+) -> None:
+    """One file with one implementation, a module with `ROWS`; of a field that is changed byte by byte every n-th."""
+    row = side.ROWS[d["row"]]
+    if d["expect"] == "refused":
+        refuses(refused, lambda: row(d))
+        return
+    must(row(d) == d["opens_to"], "opens otherwise")
+    if d["expect"] != "refused-each-byte":
+        return
+    whole = h(d[d["of"]])
+    for at in range(0, len(whole), every):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << at % 8
+        bad = d | {d["of"]: changed.hex()}
+        refuses(refused, lambda bad=bad: row(bad))
+        if d["of"] == "header":  # and if there were no signature, its key would open nothing
+            refuses(refused, lambda bad=bad: side.under(h(d["opens_to"]["secret"]), bad, h(bad["header"])))
+
+
+def compartment_checks() -> Iterator[Check]:
+    for d in compartment_documents():
+        yield (
+            f"compartment/{d['scenario']}, product",
+            lambda d=d: compartment_check(product_compartment, REFUSED_BY_THE_PRODUCT, d),
+        )
+        yield f"compartment/{d['scenario']}, second", lambda d=d: compartment_check(second_compartment, ValueError, d)
+
+
+# -- identity keys, statements, requests, certificates --------------------------------------------
+def loaded(folder: str, name: str) -> Document:
+    return json.loads((HERE / folder / f"{name}.json").read_text("utf-8"))  # type: ignore[no-any-return]
+
+
+def each_byte_refused(
+    error: type[Exception] | tuple[type[Exception], ...], data: bytes, read: Callable[[bytes], object]
+) -> None:
+    """Every byte changed, one cut off, one more, none at all."""
+    for at in range(len(data)):
+        changed = data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :]
+        refuses(error, lambda changed=changed: read(changed))
+    for other in (data[:-1], data + b"\0", b""):
+        refuses(error, lambda other=other: read(other))
+
+
+def product_ring(private: bytes) -> KeyRing:
+    return KeyRing(KeyPair.from_private(private))
+
+
+def product_identity_keys(d: Document, wrapped: bytes) -> dict[str, bytes]:
+    keys = unwrap_keys(product_ring(h(d["ring_private"])), d["gid"], wrapped)
+    return {"signing": keys.signing, "authority": keys.authority, "key_policy": keys.key_policy, "labels": keys.labels}
+
+
+def product_pending_ring(d: Document, sealed: bytes) -> bytes:
+    row_id, _, ring_key = parts_of_cookie(d["cookie"]) or ("", b"", b"")
+    row = PendingSignIn(id=row_id, sealed_ring=sealed)
+    return Pending(Account(), row, ring_key).ring().private_key
+
+
+def product_totp(d: Document, sealed: bytes) -> str:
+    parts: Any = SimpleNamespace(keys=SimpleNamespace(passcode_key=h(d["passcode_key"])))
+    return second_factor._secret_of(parts, Totp(account_id=d["account"], sealed_secret=sealed))
+
+
+def identity_checks() -> Iterator[Check]:
+    keys, pending, app = (loaded("identity", name) for name in ("keys-version2", "pending-ring", "totp"))
+    of_keys = {name: h(keys[name]) for name in ("signing", "authority", "key_policy", "labels")}
+    for name, sealed, expected, product, second_reads in (
+        (
+            "keys-version2",
+            h(keys["wrapped"]),
+            of_keys,
+            lambda data: product_identity_keys(keys, data),
+            lambda data: second_identity.identity_keys(h(keys["ring_private"]), keys["gid"], data),
+        ),
+        (
+            "pending-ring",
+            h(pending["sealed_ring"]),
+            h(pending["ring_private"]),
+            lambda data: product_pending_ring(pending, data),
+            lambda data: second_identity.pending_ring(pending["cookie"], data, pending["token_sha256"]),
+        ),
+        (
+            "totp",
+            h(app["sealed_secret"]),
+            app["secret"],
+            lambda data: product_totp(app, data),
+            lambda data: second_identity.totp_secret(h(app["passcode_key"]), app["account"], data),
+        ),
+    ):
+        for side, read, error in (("product", product, PortalError), ("second", second_reads, ValueError)):
+            yield f"identity/{name}, {side}", lambda r=read, s=sealed, e=expected: must(r(s) == e, "opens otherwise")
+            yield f"identity/{name} changed, {side}", lambda r=read, s=sealed, e=error: each_byte_refused(e, s, r)
+    elsewhere = keys | {"gid": app["account"]}
+    yield (
+        "identity/keys of another GID, product",
+        lambda: refuses(PortalError, lambda: product_identity_keys(elsewhere, h(keys["wrapped"]))),
+    )
+    yield (
+        "identity/keys of another GID, second",
+        lambda: refuses(
+            ValueError,
+            lambda: second_identity.identity_keys(h(keys["ring_private"]), app["account"], h(keys["wrapped"])),
+        ),
+    )
+    yield (
+        "identity/codes, product",
+        lambda: must(all(pyotp.TOTP(app["secret"]).at(int(at)) == code for at, code in app["codes"].items())),
+    )
+    yield (
+        "identity/codes, second",
+        lambda: must(all(second_identity.code(app["secret"], int(at)) == code for at, code in app["codes"].items())),
+    )
+
+
+def signed_checks() -> Iterator[Check]:
+    v, order = loaded("keyholder", "version1"), loaded("keyholder", "destroy-order")
+    public, at, gid, other = h(v["public_key"]), v["at"], v["gid"], v["other"]
+    key, now = certificates.public_key_from_bytes(public), datetime.datetime.fromtimestamp(at, datetime.timezone.utc)
+    epochs = {("role", "cardiologist"): 3, ("owner", ""): 1, ("role", "nurse"): 2**32 - 1}
+
+    def product_request(data: bytes) -> proofs.Request:
+        found = proofs.read_request(data)
+        found.check_signature(key)
+        return found
+
+    for name, data, product, by_product, second_reads, by_second in (
+        (
+            "key_statement",
+            h(v["key_statement"]),
+            lambda data: statements.read_key_statement(data, key, gid),
+            KeyStatement(gid, at, b"hpke" * 10, b"authority" * 5, b""),
+            second_signed.key_statement,
+            {"gid": gid, "at": at, "hpke": b"hpke" * 10, "authority": b"authority" * 5, "key_policy": b""},
+        ),
+        (
+            "authority_statement",
+            h(v["authority_statement"]),
+            lambda data: statements.read_authority_statement(data, key, gid),
+            AuthorityStatement(gid, at, b"public" * 20, b"s" * 65),
+            second_signed.authority_statement,
+            {"gid": gid, "at": at, "public": b"public" * 20, "signing_public": b"s" * 65},
+        ),
+        (
+            "epoch_table",
+            h(v["epoch_table"]),
+            lambda data: statements.read_epoch_table(data, key, gid),
+            EpochTable(gid, 7, at, epochs),
+            second_signed.epoch_table,
+            {"gid": gid, "version": 7, "at": at, "epochs": epochs},
+        ),
+        (
+            "holding",
+            h(v["holding"]),
+            lambda data: statements.read_holding(data, key),
+            Holding(gid, other, "role", "cardiologist", at),
+            second_signed.holding,
+            {"authority": gid, "member": other, "at": at, "name": "role", "value": "cardiologist"},
+        ),
+        (
+            "destroy_order",
+            h(order["destroy_order"]),
+            lambda data: statements.read_destroy_order(data, key),
+            DestroyOrder(order["owner"], order["compartment"], order["before"]),
+            second_signed.destroy_order,
+            {name: order[name] for name in ("owner", "compartment", "before")},
+        ),
+    ):
+        both = (
+            ("product", product, by_product, CertificateRefused),
+            ("second", lambda data, read=second_reads: read(data, public), by_second, ValueError),
+        )
+        for side, read, expected, error in both:
+            yield f"keyholder/{name}, {side}", lambda r=read, d=data, e=expected: must(r(d) == e, "says otherwise")
+            yield f"keyholder/{name} changed, {side}", lambda r=read, d=data, e=error: each_byte_refused(e, d, r)
+    request, nonce, der = h(v["request"]), h(v["nonce"]), h(v["certificate"])
+    said = {
+        "arguments": {"block": ["gid", other], "compartment": None},
+        "call": "vault.block",
+        "gid": gid,
+        "keyholder": other,
+        "nonce": nonce,
+        "time": at,
+        "certificate": der,
+    }
+    yield (
+        "keyholder/request, product",
+        lambda: must({name: getattr(product_request(request), name) for name in said} == said, "says otherwise"),
+    )
+    yield "keyholder/request, second", lambda: must(second_signed.request(request, public) == said, "says otherwise")
+    for part, begin, end in (("front and proof", 0, 4), ("what is said", 4 + len(der), len(request))):
+        for side, error, read in (
+            ("product", PortalError, product_request),
+            ("second", ValueError, lambda data: second_signed.request(data, public)),
+        ):
+            yield (
+                f"keyholder/request changed in {part}, {side}",
+                lambda b=begin, n=end, e=error, r=read: [
+                    refuses(e, lambda at=at: r(request[:at] + bytes([request[at] ^ 1]) + request[at + 1 :]))
+                    for at in range(b, n)
+                ],
+            )
+    chain = Chain(h(v["root"]), (h(v["intermediate"]),), (h(v["crl"]), h(v["root_crl"])))
+    later = now + datetime.timedelta(days=1, minutes=5)
+
+    def product_certificate(data: bytes, when: datetime.datetime = now) -> tuple[str, bytes]:
+        found = certificates.validate(data, chain, when)
+        return found.gid, certificates.public_key_bytes(found.public_key)
+
+    def second_certificate(data: bytes, when: datetime.datetime = now) -> tuple[str, bytes]:
+        return second_signed.chained(data, [h(v["intermediate"]), h(v["root"])], [h(v["crl"]), h(v["root_crl"])], when)
+
+    for side, read_one, error in (
+        ("product", product_certificate, CertificateRefused),
+        ("second", second_certificate, ValueError),
+    ):
+        yield f"keyholder/certificate, {side}", lambda r=read_one: must(r(der) == (gid, public), "says otherwise")
+        yield f"keyholder/certificate changed, {side}", lambda r=read_one, e=error: each_byte_refused(e, der, r)
+        yield (
+            f"keyholder/certificate a day later, {side}",
+            lambda r=read_one, e=error: refuses(e, lambda: r(der, later)),
+        )
+
+
 GROUPS: dict[str, Callable[[], Iterator[Check]]] = {
     "RFC 9380": rfc_9380_checks,
     "Zcash serialisation": serialisation_checks,
     "frozen, attribute-based sharing": frozen_checks,
     "frozen, containers and envelopes": sealed_checks,
+    "frozen, identity keys": identity_checks,
+    "frozen, statements and certificates": signed_checks,
+    "frozen, compartments": compartment_checks,
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 from myphr.crypto import certificates, proofs, statements
 from myphr.crypto.certificates import Chain
 from myphr.errors import CertificateRefused
+from tests.vectors import check
 
 FILE = Path(__file__).parents[2] / "vectors" / "keyholder" / "version1.json"
 V = json.loads(FILE.read_text())
@@ -46,3 +47,9 @@ def test_certificates_and_lists_of_version_1_are_validated() -> None:
     assert chain.crl_number() == 4 and certificates.crl_entries(data("crl")) == [(0xABC, NOW)]
     with pytest.raises(CertificateRefused):
         certificates.validate(data("certificate"), chain, NOW + dt.timedelta(days=1, minutes=5))
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+@pytest.mark.parametrize("one", list(check.signed_checks()), ids=lambda one: one[0])
+def test_product_and_page_alone_come_to_the_same(one: check.Check) -> None:
+    one[1]()

@@ -1,4 +1,5 @@
-"""Makes version1.json, once: signed statements and one proven request, with the key that signed them.
+"""Makes version1.json and destroy-order.json, once: signed statements and one proven request, with the key that signed
+them.
 
 ECDSA draws a random number for each signature, so a second run gives other bytes; old vectors are never made anew.
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from myphr.crypto import certificates, proofs
-from myphr.crypto.statements import AuthorityStatement, EpochTable, Holding, KeyStatement
+from myphr.crypto.statements import AuthorityStatement, DestroyOrder, EpochTable, Holding, KeyStatement
 
 HERE = Path(__file__).parent
 GID, OTHER = "5f0c6f0e-7d0f-4c53-9d0b-6a6f3f6f0a11", "0b9b6d3c-51c2-4e0f-8a57-2f3c1d2e4b55"
@@ -40,9 +41,11 @@ def main() -> None:
         "crl": certificates.issue_crl(intermediate, [(0xABC, now)], number=4, now=now,
                                       lifetime=dt.timedelta(hours=2)).hex(),
     }  # fmt: skip
-    with (HERE / "version1.json").open("x") as out:
-        json.dump(vector, out, indent=1)
-        out.write("\n")
+    order = {"owner": GID, "compartment": OTHER, "before": 2**32 - 1, "public_key": vector["public_key"],
+             "destroy_order": DestroyOrder(GID, OTHER, 2**32 - 1).sign(key).hex()}  # fmt: skip
+    for name, content in {"version1": vector, "destroy-order": order}.items():
+        if not (HERE / f"{name}.json").exists():
+            (HERE / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
