@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -193,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     except PortalError as error:
         print(f"keyholder: {error.detail or error.message}", file=sys.stderr)
         return 1
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, sqlite3.Error) as error:
         print(f"keyholder: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0

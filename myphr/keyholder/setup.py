@@ -163,11 +163,16 @@ def is_there(folder: Path) -> bool:
 
 
 def backup(folder: Path, passphrase: str, out: Path) -> None:
-    """A consistent copy in the new folder `out`, also while the keyholder runs. What is secret in it stays sealed."""
+    """A consistent copy in the new folder `out`, also while the keyholder runs. What is secret in it stays sealed. One
+    that does not become whole leaves nothing behind."""
     store = Store(folder, master.load(folder, passphrase))
     try:
         out.mkdir(mode=0o700)
-        store.copy_to(out / FILE)
-        master.write_new(out / master.MASTER_FILE, (folder / master.MASTER_FILE).read_bytes())
+        try:
+            store.copy_to(out / FILE)
+            master.write_new(out / master.MASTER_FILE, (folder / master.MASTER_FILE).read_bytes())
+        except BaseException:
+            shutil.rmtree(out, ignore_errors=True)
+            raise
     finally:
         store.close()

@@ -89,28 +89,27 @@ class Store:
     """`with store.write() as db:` and `with store.read() as db:` give the connection, one user at a time."""
 
     def __init__(self, folder: Path, master: MasterKey) -> None:
-        """Raises ConfigurationError for a store that is not there, damaged or of another version."""
+        """Raises ConfigurationError for a store that is not there, damaged or of another version, KeyholderFull."""
         path = folder / FILE
         if not path.exists():
             raise ConfigurationError("the keyholder's store is missing")
         self.master = master
         self._lock = threading.RLock()
-        self._db = _connect(path)
-        try:
+        with _plainly():
+            self._db = _connect(path)
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        except sqlite3.DatabaseError:
-            raise ConfigurationError("the keyholder's store is damaged") from None
         if version != VERSION:
             raise ConfigurationError("the keyholder's store is of another version")
 
     @staticmethod
     def create(folder: Path, master: MasterKey) -> "Store":
-        """A new, empty store in `folder`."""
+        """A new, empty store in `folder`. Raises KeyholderFull."""
         path = folder / FILE
         path.touch(mode=0o600, exist_ok=False)
-        db = _connect(path)
-        db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version={VERSION}; COMMIT;")
-        db.close()
+        with _plainly():
+            db = _connect(path)
+            db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version={VERSION}; COMMIT;")
+            db.close()
         return Store(folder, master)
 
     @contextlib.contextmanager
@@ -146,8 +145,8 @@ class Store:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def copy_to(self, target: Path) -> None:
-        """A consistent copy while the keyholder runs. Its secrets are sealed as in the original."""
-        with self._lock:
+        """A consistent copy while the keyholder runs, its secrets sealed as in the original. Raises KeyholderFull."""
+        with self._lock, _plainly():
             self._db.execute("VACUUM INTO ?", (str(target),))
         target.chmod(0o600)
 
@@ -164,7 +163,21 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _is_full(error: sqlite3.OperationalError) -> bool:
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    """What may befall the file as a whole, in words for who starts the keyholder."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if _is_full(error):
+            reason = f"the disk under the keyholder's store is full or fails ({error.sqlite_errorname})"
+            raise KeyholderFull(reason) from None
+        if error.sqlite_errorname.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+            raise ConfigurationError("the keyholder's store is damaged") from None
+        raise
+
+
+def _is_full(error: sqlite3.DatabaseError) -> bool:
     name = getattr(error, "sqlite_errorname", "")
     return name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR")
 
