@@ -458,8 +458,12 @@ def _catch_up(parts: Parts, login: "Login", row: Compartment, plan: _Plan) -> No
     if wraps:
         with parts.database.write() as db:
             fresh = db.get(Compartment, row.id, with_for_update=True)
-            if fresh is not None and (fresh.state, fresh.epoch) == ("active", row.epoch):
-                db.execute(insert(ItemWrap), wraps)
+            if fresh is None or (fresh.state, fresh.epoch) != ("active", row.epoch):
+                return
+            # Another browser of the owner may have been here since the files were read.
+            have = set(db.exec(select(ItemWrap.item_id).where(ItemWrap.compartment_id == row.id)))
+            if missing := [wrap for wrap in wraps if wrap["item_id"] not in have]:
+                db.execute(insert(ItemWrap), missing)
 
 
 def _missed_openings(parts: Parts, login: "Login", speaker: Speaker, row: Compartment) -> None:

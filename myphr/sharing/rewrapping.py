@@ -67,10 +67,14 @@ def run(parts: Parts, task_id: str) -> None:
 
 def _batch(parts: Parts, task_id: str, keys: dict[int, bytes]) -> bool:
     with parts.database.write() as db:
-        task = db.get(RewrapTask, task_id, with_for_update=True)
+        named = db.get(RewrapTask, task_id)
+        if named is None:
+            return False
+        # First the share, then its task, as a roll and a withdrawal do: the other way round they wait for each other.
+        compartment = db.get(Compartment, named.compartment_id, with_for_update=True)
+        task = db.get(RewrapTask, task_id, with_for_update=True, populate_existing=True)
         if task is None or task.state != "waiting":
             return False
-        compartment = db.get(Compartment, task.compartment_id, with_for_update=True)
         if compartment is None or compartment.state != "active" or compartment.epoch != task.to_epoch:
             task.state, task.keys_for_worker, task.destroy_order = "stopped", None, None
             db.add(task)
@@ -121,7 +125,7 @@ def _show_order(parts: Parts, task_id: str) -> None:
     except AWAY as error:
         log.warning("old halves of share %s go later: %s", task.compartment_id, error.code)
     except (CertificateRefused, IdentityRevoked, KeyholderConflict, NotFound) as error:
-        log.error("old halves of share %s are their owner's to destroy: %s", task.compartment_id, error.code)
+        log.warning("old halves of share %s are their owner's to destroy: %s", task.compartment_id, error.code)
         order = None
     with parts.database.write() as db:
         db.execute(update(RewrapTask).where(col(RewrapTask.id) == task_id, col(RewrapTask.state) == "done")
