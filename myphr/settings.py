@@ -20,7 +20,8 @@ class Settings:
     """Everything an operator can decide. Each field is the variable `MYPHR_<FIELD>` in upper case."""
 
     home: Path = Path("var")  # all state of the embedded default lives below it
-    public_url: str = "http://127.0.0.1:8000"  # what the browser sees; links in mails start with it
+    # What the browser sees; links in mails start with it. A name, as passkeys work at no number.
+    public_url: str = "http://localhost:8000"
     web_bind: str = "127.0.0.1:8000"
     screen_url: str = "ws://127.0.0.1:8001"  # where the browser finds the screen gateway
     screen_bind: str = "127.0.0.1:8001"

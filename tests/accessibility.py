@@ -1,5 +1,7 @@
 """axe-core on a page at rest: a colour halfway through its change is nobody's contrast."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
@@ -19,3 +21,10 @@ def violations(page: Page, *, exclude: tuple[str, ...] = ()) -> list[str]:
     context: Any = {"exclude": [[one] for one in exclude]} if exclude else None
     found = Axe().run(page, context=context, options=RULES).response["violations"]
     return [f"{v['id']}: {n['html'][:120]} ({n['failureSummary'][:160]})" for v in found for n in v["nodes"]]
+
+
+def seen(page: Page, name: str) -> None:
+    """Nobody is kept out of this page; a picture of it below TEST_PICTURES_DIR where one is wanted."""
+    assert violations(page) == []
+    if folder := os.environ.get("TEST_PICTURES_DIR"):
+        page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)

@@ -39,6 +39,7 @@ from myphr.sharing import live, tickets
 log = logging.getLogger("myphr.screen")
 
 SUBPROTOCOL = "myphr.screen.1"
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1")
 SCREENS_MAX = 1000
 SCREENS_PER_GRANT_MAX = 4  # one caregiver, a tablet and a computer, and a reconnection that overlaps
 WRITE_HIGH_BYTES = 256 * 1024
@@ -276,7 +277,7 @@ class Gateway:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._origin = origin_of(parts.public_url)
+        self._origins = origins_of(parts.public_url)
         self._loop = asyncio.get_running_loop()
         # No silent retries: losing Redis is an event we act on (docs/decisions/0141).
         self._redis = redis.asyncio.Redis.from_url(
@@ -314,7 +315,7 @@ class Gateway:
         because a page learns only close codes, not statuses."""
         headers = request.headers
         sent_origin = headers.get("Origin")
-        if sent_origin is None or origin_of(sent_origin) != self._origin or len(headers.getall("Origin")) != 1:
+        if sent_origin is None or origin_of(sent_origin) not in self._origins or len(headers.getall("Origin")) != 1:
             return _refusal(403)
         if self._draining or len(self._connections) >= SCREENS_MAX:
             return _refusal(503)
@@ -598,6 +599,17 @@ def origin_of(url: str) -> str:
         return f"{parts.scheme}://{(parts.hostname or '').lower()}{port}"
     except ValueError:
         return ""
+
+
+def origins_of(public_url: str) -> frozenset[str]:
+    """Where browsers may have our pages from. A portal on this very computer answers to its name and to its number, and
+    people type either: passkeys send them to the name (myphr.people.second_factor)."""
+    own = origin_of(public_url)
+    scheme, _, rest = own.partition("://")
+    host, colon, port = rest.partition(":")
+    if host not in LOOPBACK_HOSTS:
+        return frozenset({own})
+    return frozenset(f"{scheme}://{one}{colon}{port}" for one in LOOPBACK_HOSTS)
 
 
 def _refusal(status: int) -> Any:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from myphr.people.accounts import Login
 
 __all__ = ["Audience", "Preview", "Scope", "ShareView", "WithdrawalReport", "catch_up", "list_mine", "one", "preview",
-           "remove_person", "share", "title_of", "withdraw"]  # fmt: skip
+           "reasons", "remove_person", "share", "title_of", "withdraw"]  # fmt: skip
 
 log = logging.getLogger(__name__)
 _SAME_OPENING = dt.timedelta(minutes=2)  # between the keyholder's clock and ours
@@ -105,9 +105,12 @@ class WithdrawalReport:
     sessions_ended: int
     items_left: int
 
-    def sentence(self) -> str:
+    def sentence(self, zone: dt.tzinfo = dt.UTC) -> str:
+        """With the time as the clock of this zone shows it."""
         keys = summaries.count_words(self.keys_replaced, "key")
-        return f"access of {self.who} ended {self.ended_at:%H:%M:%S}; {keys} replaced in {self.milliseconds:,} ms"
+        stored = self.ended_at if self.ended_at.tzinfo else self.ended_at.replace(tzinfo=dt.UTC)
+        at = f"{stored.astimezone(zone):%H:%M:%S}" + (" UTC" if zone is dt.UTC else "")
+        return f"access of {self.who} ended {at}; {keys} replaced in {self.milliseconds:,} ms"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -521,6 +524,17 @@ def one(parts: Parts, login: "Login", share_id: str) -> ShareView:
     row, plan = _own(parts, login, share_id)
     with parts.database.read() as db:
         return _view(db, login, row, plan)
+
+
+def reasons(parts: Parts, login: "Login") -> dict[str, str]:
+    """What people wrote who opened this owner's record in an emergency, by the id of the opening."""
+    query = (
+        select(EmergencyOpening)
+        .join(Compartment, col(Compartment.id) == col(EmergencyOpening.compartment_id))
+        .where(Compartment.account_id == login.account.id)
+    )
+    with parts.database.read() as db:
+        return {one.id: _reason(login, one) for one in db.exec(query)}
 
 
 def _mine(parts: Parts, login: "Login") -> list[tuple[Compartment, _Plan]]:

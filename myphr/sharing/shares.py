@@ -25,7 +25,7 @@ from myphr.machines.models import VmSession
 from myphr.machines.parts import Parts
 from myphr.machines.states import StateConflict
 from myphr.people.models import Account
-from myphr.sharing import live, mails
+from myphr.sharing import live, mails, viewing
 from myphr.sharing.models import Mail, Share, ShareVisit
 from myphr.sharing.states import OPEN, SHARE, move
 
@@ -78,6 +78,8 @@ def create(
         raise FormRefused("access", reason="choose looking or controlling")
     if not SECONDS_MIN <= seconds <= parts.settings.share_seconds_max:
         raise FormRefused("seconds", reason="choose how long from the list")
+    if viewing.owner_shown(parts, vm_session_id) is not None:
+        raise FormRefused("of somebody else", reason="only the person whose files these are can share them")
     email = mails.checked_address(email)
     secret = secrets.token_urlsafe(32)
     passcode = f"{secrets.randbelow(10**PASSCODE_DIGITS):0{PASSCODE_DIGITS}}" if with_passcode else None

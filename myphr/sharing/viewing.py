@@ -14,7 +14,7 @@ from myphr.machines import vm_sessions
 from myphr.machines.models import VmSession
 from myphr.machines.states import VM_SESSION
 from myphr.people import identities
-from myphr.people.models import Identity
+from myphr.people.models import Account, Identity
 from myphr.sharing import shared_with_me, withdrawal
 from myphr.sharing.compartments import Parts
 from myphr.sharing.record_models import Compartment, CompartmentReader, EmergencyOpening, VmSessionShare
@@ -44,6 +44,17 @@ def open_in_viewer(parts: Parts, login: "Login", share_id: str, viewer: Any) -> 
         parts, login, viewer, [one.item for one in opened.items], [one.dek for one in opened.items],
         [one.details for one in opened.items], note,
     )  # fmt: skip
+
+
+def owner_shown(parts: Parts, vm_session_id: str) -> str | None:
+    """Whose files a reader's machine shows; None for a machine over one's own record."""
+    with parts.database.read() as db:
+        return db.exec(
+            select(Account.name)
+            .join(Compartment, col(Compartment.account_id) == col(Account.id))
+            .join(VmSessionShare, col(VmSessionShare.compartment_id) == col(Compartment.id))
+            .where(VmSessionShare.vm_session_id == vm_session_id)
+        ).first()
 
 
 def end_emergencies(parts: Parts) -> int:

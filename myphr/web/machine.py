@@ -21,7 +21,7 @@ from myphr.records import summaries
 from myphr.records.items import ItemView
 from myphr.records.models import Item
 from myphr.records.opening import summary_of
-from myphr.sharing import live, shares, tickets
+from myphr.sharing import live, shares, tickets, viewing
 from myphr.sharing.models import Share
 from myphr.sharing.shares import ShareView
 from myphr.viewers import catalogue
@@ -55,6 +55,8 @@ def phase_of(view: VmSessionView) -> str:
 def _title(view: VmSessionView) -> str:
     """What is open, in the words of the record: "MR scan, head"."""
     login = this_login()
+    if owner := viewing.owner_shown(portal(), view.id):
+        return f"{counted(view.items_count, 'file')} of {owner}"
     if view.study_id:
         try:
             # Not the study's page: that opens every item, and a CT has 2,000.
@@ -172,6 +174,7 @@ def _context(view: VmSessionView) -> dict[str, Any]:
     context: dict[str, Any] = {"view": view, "phase": phase, "title_words": _title(view)}
     if phase == "live":
         context |= {**_checked_context(view), **_watch_context(view), **_sharing_context(view)}
+        context["owner_shown"] = viewing.owner_shown(portal(), view.id)
     elif phase in ("starting", "ending"):
         context["seen"] = _seen_of(view)
     else:

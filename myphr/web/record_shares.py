@@ -13,6 +13,7 @@ from myphr.sharing.record_shares import Audience, Scope, ShareView, WithdrawalRe
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, SIGNED_IN_POLL, policy
 from myphr.web.rendering import render_page
+from myphr.web.zones import reader_zone
 
 blueprint = Blueprint("record_shares", __name__)
 
@@ -153,6 +154,6 @@ def _one(share_id: object) -> ShareView:
 
 
 def _told(report: WithdrawalReport) -> Response:
-    sentence = report.sentence()
+    sentence = report.sentence(reader_zone())
     flash(f"{sentence[:1].upper()}{sentence[1:]}. What somebody had opened before, they may have kept.")
     return redirect(url_for("record_shares.mine"), 303)  # type: ignore[return-value]

@@ -49,6 +49,7 @@ def _second_step_page(error: PortalError | None = None) -> Response:
     options = second_factor.passkey_options(portal(), pending.account.id, pending.row.challenge)
     return render_page(
         "account/second_step.html", status=error.status if error else 200, error=error, options=options, app=steps.app,
+        place=second_factor.passkey_place(portal().settings),
         next=local_path(request.values.get("next")),
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ import dataclasses
 import datetime as dt
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flask import Blueprint, Response
 from sqlmodel import col, select
@@ -14,6 +14,7 @@ from myphr.audit.events import COUNT_MAX
 from myphr.audit.models import AuditEvent
 from myphr.audit.trail import Run
 from myphr.people.models import Account
+from myphr.sharing import record_shares
 from myphr.sharing.models import Share
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, policy
@@ -50,13 +51,17 @@ class Day:
     lines: list[Line]
 
 
-def lines_of(runs: Sequence[Run], account_id: str, emails: dict[str, str]) -> list[Line]:
-    """Plain lines; `emails` turns share ids into the addresses they went to, and accounts of readers into names."""
+def lines_of(
+    runs: Sequence[Run], account_id: str, emails: dict[str, str], reasons: Mapping[str, str] | None = None
+) -> list[Line]:
+    """Plain lines; `emails` turns share ids into the addresses they went to, and accounts of readers into names.
+    `reasons`: what people wrote who opened something in an emergency, by the id of the opening."""
     return [
         Line(
             run.newest.at,
             _ICON_OF_START.get(run.newest.event.partition("-")[0], "clock"),
-            audit_trail.sentence(run.newest, _who(run.newest, account_id, emails), run.times),
+            audit_trail.sentence(run.newest, _who(run.newest, account_id, emails), run.times)
+            + _written(run.newest, reasons or {}),
             run.first_at if run.times > 1 else None,
         )
         for run in runs
@@ -67,6 +72,11 @@ def by_day(lines: Sequence[Line]) -> list[Day]:
     return [
         Day(date, list(of_day)) for date, of_day in itertools.groupby(lines, key=lambda line: local(line.at).date())
     ]
+
+
+def _written(event: AuditEvent, reasons: Mapping[str, str]) -> str:
+    reason = reasons.get(json.loads(event.details).get("opening") or "")
+    return f" Reason: {reason}" if reason else ""
 
 
 def _who(event: AuditEvent, account_id: str, emails: dict[str, str]) -> str | None:
@@ -90,4 +100,5 @@ def who_looked() -> Response:
         emails |= {one.id: one.name for one in db.exec(select(Account).where(col(Account.id).in_(readers)))}
     full = len(runs) == LINES_PER_PAGE or sum(run.times for run in runs) == EVENTS_PER_PAGE
     older = runs[-1].first_number if full else None
-    return render_page("trail.html", days=by_day(lines_of(runs, account_id, emails)), older=older)
+    reasons = record_shares.reasons(portal(), this_login())
+    return render_page("trail.html", days=by_day(lines_of(runs, account_id, emails, reasons)), older=older)

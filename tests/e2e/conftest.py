@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import requests
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from pydicom.uid import generate_uid
 
 from tests.cast import PATIENT, Person
 from tests.running import ROOT, RunningPortal, free_port
+from tests.web.stage import dicom_bytes
 
 CHROMIUM = "/usr/bin/chromium"
 CHROMIUM_OPTIONS = [
@@ -129,6 +131,17 @@ def running_portal() -> Iterator[RunningPortal]:
     """Everything, machines included, with the probe template."""
     with tempfile.TemporaryDirectory(prefix="myphr-run-") as folder, RunningPortal(Path(folder)) as running:
         yield running
+
+
+@pytest.fixture
+def disc(tmp_path: Path) -> Path:
+    uid = generate_uid()
+    folder = tmp_path / "DISC"
+    folder.mkdir()
+    for number in range(1, 13):
+        words = {"StudyDate": "20240826", "InstitutionName": "Harbour Hospital", "BodyPartExamined": "HEAD"}
+        (folder / f"IM{number:05}.dcm").write_bytes(dicom_bytes(uid, number, **words))
+    return folder
 
 
 def register(page: Page, url: str, person: Person = PATIENT, email: str = "") -> str:

@@ -4,70 +4,23 @@ The patient's desktop browser and the caregiver's tablet against the processes t
 template, whose picture says what it was given and what reaches it.
 """
 
-import base64
 import email
 import hashlib
-import io
 import re
-import time
 from collections.abc import Callable
 from email import policy as email_policy
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from playwright.sync_api import Page, expect
-from pydicom.uid import generate_uid
+from playwright.sync_api import expect
 
-from myphr.viewers import probe_picture
-from myphr.viewers.probe_picture import ProbePicture
 from tests.cast import CAREGIVER, PATIENT
 from tests.e2e.conftest import Screen, register
+from tests.e2e.probe_screen import START_MS, open_with_probe, picture, ready, until
 from tests.e2e.test_accessibility import violations
 from tests.running import RunningPortal
-from tests.web.stage import dicom_bytes
 
 pytestmark = [pytest.mark.browser, pytest.mark.qemu]
-START_MS = 180_000  # software emulation on two shared cores
-SECONDS_MAX = 60
-
-
-@pytest.fixture
-def disc(tmp_path: Path) -> Path:
-    uid = generate_uid()
-    folder = tmp_path / "DISC"
-    folder.mkdir()
-    for number in range(1, 13):
-        words = {"StudyDate": "20240826", "InstitutionName": "Harbour Hospital", "BodyPartExamined": "HEAD"}
-        (folder / f"IM{number:05}.dcm").write_bytes(dicom_bytes(uid, number, **words))
-    return folder
-
-
-def picture(page: Page) -> ProbePicture | None:
-    """What this browser shows of the machine's screen, read from its pixels; None while it is not the probe's."""
-    shown = page.evaluate(
-        """() => { const c = document.querySelector("#screen canvas");
-                   return c && c.width > 32 ? c.toDataURL("image/png") : null; }"""
-    )
-    if shown is None:
-        return None
-    image = Image.open(io.BytesIO(base64.b64decode(shown.partition(",")[2]))).convert("RGB")
-    return probe_picture.read(lambda x, y: image.getpixel((x, y)), image.width, image.height)  # type: ignore[arg-type,return-value]
-
-
-def until(check: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + SECONDS_MAX
-    while not check():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
-def ready(page: Page) -> ProbePicture:
-    """The probe's picture, once it says that the files are open."""
-    until(lambda: (seen := picture(page)) and seen.state == "ready", "the machine's picture does not show the files")
-    seen = picture(page)
-    assert seen
-    return seen
 
 
 def mailed_link(portal: RunningPortal) -> str:
@@ -101,9 +54,7 @@ def test_a_patient_opens_a_study_shares_it_takes_it_back_and_nothing_is_left(
     expect(study).to_contain_text("12 images", timeout=60_000)
     study.get_by_role("link", name="Open").click()
 
-    # Open. The probe is offered to no patient, so the form is told to ask for it.
-    patient.locator('#open-heading ~ form input[name="viewer"]').evaluate("(input) => { input.value = 'probe'; }")
-    patient.locator("#open").click()
+    open_with_probe(patient)
     expect(patient.get_by_role("heading", level=1)).to_have_text("Getting your viewer ready")
     expect(patient.get_by_role("heading", level=1)).to_have_text("MR scan, head", timeout=START_MS)
 
@@ -203,8 +154,7 @@ def test_what_a_viewer_saves_comes_back_into_the_record(
     order.write_bytes(b"\x00\x01 of no known kind")
     page.locator("#upload-pick-files").set_input_files(order)
     page.locator("#documents li").get_by_role("link", name="Open write-result").click()
-    page.locator('#open-heading ~ form input[name="viewer"]').evaluate("(input) => { input.value = 'probe'; }")
-    page.locator("#open").click()
+    open_with_probe(page)
     page.locator("#screen").wait_for(timeout=START_MS)
     assert ready(page).files == 1
     page.get_by_role("button", name="End", exact=True).click()

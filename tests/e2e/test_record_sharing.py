@@ -2,9 +2,7 @@
 sees it, a nurse does not; the patient takes it back. Desktop and tablet, every page without a violation."""
 
 import datetime as dt
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -16,7 +14,7 @@ from myphr.people import accounts, authorities, identities
 from myphr.people.login_sessions import Login
 from myphr.people.models import Account
 from myphr.portal import Portal
-from tests import accessibility
+from tests.accessibility import seen
 from tests.e2e.conftest import Desk, Screen, register
 from tests.web.stage import put_in, put_study
 
@@ -35,13 +33,6 @@ def login_of(portal: Portal, page: Page) -> Login:
     login = accounts.resolve(portal.database, cookie)
     assert login
     return login
-
-
-def seen(page: Page, name: str) -> None:
-    """Nobody is kept out of this page; a picture of it where one is wanted."""
-    assert accessibility.violations(page) == []
-    if folder := os.environ.get("MYPHR_TEST_PICTURES"):
-        page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
 
 
 @pytest.mark.parametrize("tablet", [False, True], ids=["desktop", "tablet"])

@@ -1,11 +1,13 @@
 """A second step in a real browser: a passkey (Chromium's virtual authenticator), an app's code, the paper."""
 
+import re
 from collections.abc import Callable
 
 import pyotp
 import pytest
 from playwright.sync_api import CDPSession, Page, expect
 
+from tests.accessibility import seen
 from tests.cast import PATIENT
 from tests.e2e.conftest import Desk, Screen, register
 from tests.e2e.test_accessibility import too_small, violations
@@ -66,6 +68,47 @@ def test_a_passkey_then_without_it_the_recovery_code(
     expect(page.get_by_role("alert")).to_contain_text("The passkey was not used")
     page.get_by_text("I do not have it with me").click()
     found += violations(page) + too_small(page)
+    page.get_by_label("Recovery code").fill(code)
+    page.get_by_role("button", name="Sign in with the recovery code").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("My account")
+    assert found == []
+
+
+def test_at_a_number_the_pages_say_where_passkeys_work_and_offer_something_else(
+    new_screen: Callable[..., Screen], desk: Desk
+) -> None:
+    by_name, email = desk.url.replace("127.0.0.1", "localhost"), "number@patient.example"
+    page = new_screen(tablet_sized=True).page
+    virtual_authenticator(page)
+    code = register(page, desk.url, email=email)
+    page.goto(f"{desk.url}/account/passkeys/new")
+    # What the browser itself says to a portal of this name.
+    assert "SecurityError" in page.evaluate(
+        """() => navigator.credentials.create({publicKey: {rp: {id: "localhost", name: "x"},
+            user: {id: new Uint8Array(8), name: "x", displayName: "x"}, challenge: new Uint8Array(16),
+            pubKeyCredParams: [{type: "public-key", alg: -7}]}}).then(() => "made", (error) => error.name)"""
+    )
+    expect(page.locator("main")).to_contain_text(f"Open the portal as {by_name}")
+    expect(page.get_by_role("button", name="Make my passkey")).to_be_hidden()
+    found = violations(page) + too_small(page)
+    seen(page, "passkey-elsewhere")
+    page.get_by_role("link", name=by_name).click()
+    page.get_by_label("E-mail address").fill(email)
+    page.get_by_label("Password", exact=True).fill(PATIENT.password)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("button", name="Make my passkey").click()
+    expect(page.locator("#notice")).to_contain_text("Your passkey is set up")
+
+    page.goto(f"{desk.url}/account")
+    give_password(page, desk.url, email)
+    expect(page.get_by_role("button", name="Use my passkey")).to_be_hidden()
+    expect(page.locator("main")).to_contain_text(f"Your passkey does not work at this address. To use it, sign in at {by_name}")
+    found += violations(page) + too_small(page)
+    seen(page, "passkey-second-step-elsewhere")
+    page.get_by_role("link", name=by_name).click()
+    expect(page).to_have_url(re.compile("localhost"))
+    page.goto(f"{desk.url}/sign-in/second-step")
+    page.get_by_text("I do not have it with me").click()
     page.get_by_label("Recovery code").fill(code)
     page.get_by_role("button", name="Sign in with the recovery code").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("My account")

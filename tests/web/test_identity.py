@@ -1,5 +1,6 @@
 """My account: number, certificate, authenticator app, passkeys, roles."""
 
+import dataclasses
 import re
 
 import pyotp
@@ -120,8 +121,17 @@ def test_the_secret_of_one_is_not_shown_to_another(vera: PageClient, nils: PageC
 
 # -- passkeys ---------------------------------------------------------------------------------------
 def test_a_portal_with_a_number_for_a_name_says_where_passkeys_work(portal: Portal, vera: PageClient) -> None:
-    words = text_of(vera.get("/account/passkeys/new"))  # at 127.0.0.1
-    assert "http://localhost:8000" in words
+    portal.__dict__["settings"] = dataclasses.replace(portal.settings, public_url="http://127.0.0.1:8000")
+    words = text_of(vera.get("/account/passkeys/new"))
+    assert "http://localhost:8000" in words and "authenticator app works here too" in words
+
+
+def test_a_portal_where_no_passkey_works_says_why_and_offers_the_app(portal: Portal, vera: PageClient) -> None:
+    assert "Passkeys are not offered" not in text_of(vera.get("/account"))
+    portal.__dict__["settings"] = dataclasses.replace(portal.settings, public_url="http://192.0.2.7:8000")
+    words = text_of(vera.get("/account"))
+    assert "Passkeys are not offered at this address" in words and "Set up a passkey" not in words
+    assert "Set up an authenticator app" in words
 
 
 def test_an_answer_without_a_question_is_refused(vera: PageClient) -> None:

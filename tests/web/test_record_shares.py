@@ -1,5 +1,6 @@
 """Sharing the record on the page: who it would be, sharing, opening by the other, taking back. Real keyholder."""
 
+import datetime as dt
 import re
 
 import pytest
@@ -9,11 +10,13 @@ from sqlmodel import select
 from myphr.machines.models import VmSession
 from myphr.people import accounts
 from myphr.sharing import record_shares, viewing
+from myphr.sharing.models import Share
 from myphr.sharing.record_models import Compartment, EmergencyOpening, VmSessionShare
 from tests.cast import OPERATOR
 from tests.integration.sharing.conftest import Clinic, clinic, gid_of
 from tests.web.conftest import sign_in
 from tests.web.page_client import PageClient, text_of
+from tests.web.stage import put_vm_session
 
 __all__ = ["clinic"]
 
@@ -94,6 +97,40 @@ def test_a_reader_gets_a_machine_over_the_shared_files_and_loses_it_when_removed
     assert doctor.post(f"/shared-with-me/{share_id}/open", {"viewer": viewer[1]}).status_code == 404
 
 
+def test_a_readers_machine_says_whose_files_it_shows_and_lets_the_reader_share_its_screen_with_nobody(
+    vera: PageClient, letter: str, clinic: Clinic, enter_page
+) -> None:
+    share_id = share(vera, letter, care_team(clinic))
+    doctor = enter_page(clinic.caregiver)
+    vm_session_id = put_vm_session(clinic.portal, clinic.caregiver.account.id, items_count=1)
+    own = doctor.get(f"/machine/{vm_session_id}")
+    assert "Share this screen" in text_of(own) and "holds 1 file of your record" in text_of(own)
+    with clinic.portal.database.write() as db:
+        db.add(VmSessionShare(vm_session_id=vm_session_id, compartment_id=share_id))
+    page = doctor.get(f"/machine/{vm_session_id}")
+    owner = clinic.patient.person.name
+    assert f"1 file of {owner}" in text_of(page) and f"holds 1 file that {owner} shares with you" in text_of(page)
+    assert "Share this screen" not in text_of(page) and f"Only {owner} can share it" in text_of(page)
+    form = {"email": "else@elsewhere.example", "access": "view", "seconds": "3600"}
+    refused = doctor.post(f"/machine/{vm_session_id}/share", form)
+    assert refused.status_code == 422
+    with clinic.portal.database.read() as db:
+        assert db.exec(select(Share)).all() == []
+
+
+def test_the_time_an_access_ended_is_told_by_the_readers_clock(
+    vera: PageClient, letter: str, clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_shares, "now", lambda: dt.datetime(2026, 7, 1, 12, 2, 11, tzinfo=dt.UTC))
+    told = []
+    for zone in ("", "Europe/Stockholm"):
+        share_id = share(vera, letter, care_team(clinic))
+        vera.browser.set_cookie("myphr-zone", zone)
+        vera.post(f"/sharing/{share_id}/stop")
+        told.append(text_of(vera.get("/sharing")))
+    assert "ended 12:02:11 UTC; " in told[0] and "ended 14:02:11; " in told[1]
+
+
 def test_a_share_taken_back_while_a_machine_is_asked_for_gets_none(
     vera: PageClient, letter: str, clinic: Clinic, enter_page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +177,9 @@ def test_an_emergency_wants_a_reason_and_is_told(vera: PageClient, letter: str, 
     page = doctor.post(f"/shared-with-me/{share_id}", {"reason": "Unconscious, chest pain"})
     assert page.status_code == 200 and "letter.txt" in text_of(page) and "It closes at" in text_of(page)
     assert "Unconscious, chest pain" in text_of(vera.get("/sharing"))
+    looked = text_of(vera.get("/who-looked"))
+    assert re.search(r"opened your record in an emergency, for 60 minutes\. Reason: Unconscious, chest pain", looked)
+    assert "Unconscious" not in text_of(doctor.get("/who-looked"))
     viewer = re.search(r'name="viewer" value="([^"]+)"', page.text)
     assert viewer
     assert doctor.post(f"/shared-with-me/{share_id}/open", {"viewer": viewer[1]}).status_code == 303

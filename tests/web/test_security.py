@@ -58,7 +58,7 @@ def test_a_form_from_a_foreign_page_is_refused_even_with_the_token(vera: PageCli
     [
         {"Origin": "null"},
         {"Origin": "http://localhost"},
-        {"Origin": "http://127.0.0.1:8000"},
+        {"Origin": "http://localhost:8000"},
         {"Sec-Fetch-Site": "same-origin"},
     ],
 )

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from myphr.gateway.screen import due_for_check
+from myphr.gateway.screen import due_for_check, origins_of
 
 
 @dataclasses.dataclass(eq=False)
@@ -51,3 +51,13 @@ def test_an_interval_shorter_than_a_tick_asks_about_everybody_each_time():
 
 def test_with_no_screens_nothing_is_due():
     assert due_for_check([], 0.0, 10.0, 1.0, 30) == ([], 0.0)
+
+
+@pytest.mark.parametrize("public_url", ["http://localhost:8000", "http://127.0.0.1:8000/"])
+def test_a_portal_on_this_computer_is_reached_by_its_name_and_by_its_number(public_url):
+    assert origins_of(public_url) == {"http://localhost:8000", "http://127.0.0.1:8000"}
+
+
+@pytest.mark.parametrize("public_url", ["https://portal.example", "http://192.0.2.7:8000", "http://localhost.example"])
+def test_a_portal_elsewhere_has_one_address(public_url):
+    assert origins_of(public_url) == {public_url}
