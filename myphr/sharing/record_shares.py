@@ -60,7 +60,7 @@ class Scope:
 
 @dataclasses.dataclass(frozen=True)
 class Preview:
-    """Who could open it today; `words` say who they are."""
+    """Who could open it today; `words` say to the owner who they are."""
 
     words: str
     people: list[Person]
@@ -106,11 +106,12 @@ class WithdrawalReport:
     items_left: int
 
     def sentence(self, zone: dt.tzinfo = dt.UTC) -> str:
-        """With the time as the clock of this zone shows it."""
+        """With the time as the clock of this zone shows it; of keys only where some were replaced."""
         keys = summaries.count_words(self.keys_replaced, "key")
         stored = self.ended_at if self.ended_at.tzinfo else self.ended_at.replace(tzinfo=dt.UTC)
         at = f"{stored.astimezone(zone):%H:%M:%S}" + (" UTC" if zone is dt.UTC else "")
-        return f"access of {self.who} ended {at}; {keys} replaced in {self.milliseconds:,} ms"
+        told = f"access of {self.who} ended {at}"
+        return f"{told}; {keys} replaced in {self.milliseconds:,} ms" if self.keys_replaced else told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +146,7 @@ def preview(parts: Parts, login: "Login", audience: Audience) -> Preview:
     policies.check_form(audience)
     with parts.database.read() as db:
         people = _people(db, identities.gid_of(login), audience)
-        return Preview(_words(db, audience, people), people, len(people))
+        return Preview(_owners_words(audience, _words(db, audience, people)), people, len(people))
 
 
 def share(parts: Parts, login: "Login", scope: Scope, audience: Audience) -> str:
@@ -154,7 +155,7 @@ def share(parts: Parts, login: "Login", scope: Scope, audience: Audience) -> str
     Raises FormRefused, NotFound for what is not the owner's, KeyholderUnavailable, CertificateMissing."""
     shown = preview(parts, login, audience)
     with parts.database.read() as db:
-        title = _title(db, login, scope)
+        title, words = _title(db, login, scope), _words(db, audience, shown.people)
     for row, plan in _mine(parts, login):
         if row.state == "active" and (plan.scope, plan.audience) == (scope, audience):
             return row.id
@@ -163,7 +164,7 @@ def share(parts: Parts, login: "Login", scope: Scope, audience: Audience) -> str
         raise FormRefused("no keys", reason="everybody has to sign in once before you can share with them")
     if audience.preset == "care-team" and not people:
         raise FormRefused("no keys", reason="nobody of them has signed in yet")
-    plan = _Plan(scope, audience, title, shown.words)
+    plan = _Plan(scope, audience, title, words)
     gid, compartment_id = identities.gid_of(login), new_id()
     made = _make_epoch(parts, login, compartment_id, 0, plan, people)
     with parts.database.read() as db:
@@ -207,7 +208,12 @@ def _words(db: Session, audience: Audience, people: Sequence[Person]) -> str:
         return (f"emergency staff of {names.get(audience.authority_gid, '')} named by "
                 f"{names.get(audience.registrar_gid, '')}, with a reason, for an hour")  # fmt: skip
     roles = " and ".join(authorities.attribute_words(name, value) for name, value in audience.attributes)
-    return f"{roles} at {names.get(audience.authority_gid, '')}, and only those you agree to"
+    return f"{roles} at {names.get(audience.authority_gid, '')}"
+
+
+def _owners_words(audience: Audience, words: str) -> str:
+    """`words` stand in what readers open too; this half is said to the owner alone."""
+    return f"{words}, and only those you agree to" if audience.preset == "care-team" else words
 
 
 def _title(db: Session, login: "Login", scope: Scope) -> str:
@@ -574,8 +580,8 @@ def _view(db: Session, login: "Login", row: Compartment, plan: _Plan) -> ShareVi
     elif task is not None or row.stale:
         state = "changing"
     return ShareView(
-        row.id, plan.title, plan.words, _shown(db, row, plan), row.created_at, state, task.done if task else 0,
-        task.total if task else 0, row.preset == "emergency",
+        row.id, plan.title, _owners_words(plan.audience, plan.words), _shown(db, row, plan), row.created_at, state,
+        task.done if task else 0, task.total if task else 0, row.preset == "emergency",
         [OpeningView(_name(db, one.gid), _reason(login, one), one.opened_at, one.until) for one in openings],
     )  # fmt: skip
 

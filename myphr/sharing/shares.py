@@ -25,6 +25,7 @@ from myphr.machines.models import VmSession
 from myphr.machines.parts import Parts
 from myphr.machines.states import StateConflict
 from myphr.people.models import Account
+from myphr.records import summaries
 from myphr.sharing import live, mails, viewing
 from myphr.sharing.models import Mail, Share, ShareVisit
 from myphr.sharing.states import OPEN, SHARE, move
@@ -83,7 +84,8 @@ def create(
     email = mails.checked_address(email)
     secret = secrets.token_urlsafe(32)
     passcode = f"{secrets.randbelow(10**PASSCODE_DIGITS):0{PASSCODE_DIGITS}}" if with_passcode else None
-    expires_at = now() + dt.timedelta(seconds=seconds)
+    created_at = now()
+    expires_at = created_at + dt.timedelta(seconds=seconds)
     if vm_session.ends_at is not None:
         expires_at = min(expires_at, vm_session.ends_at)
     share = Share(
@@ -101,8 +103,9 @@ def create(
         db.add(share)
         db.flush()
         values = {
-            "from_name": login.account.name, "access": access, "link": link, "minutes": max(1, round(seconds / 60)),
-            "expires_at": expires_at.isoformat(timespec="minutes"), "passcode": bool(passcode),
+            "from_name": login.account.name, "access": access, "link": link,
+            "long": _how_long(round((expires_at - created_at).total_seconds())),
+            "expires_at": f"{summaries.date_words(expires_at)}, {expires_at:%H:%M} UTC", "passcode": bool(passcode),
         }  # fmt: skip
         mail = mails.add(db, parts, "share-invitation", email, values, share_id=share.id)
         record(
@@ -111,6 +114,14 @@ def create(
         )  # fmt: skip
     mails.enqueue(parts, mail.id)
     return share, link, passcode
+
+
+def _how_long(seconds: int) -> str:
+    """In the largest unit that fits without a rest: a mail knows no reader's clock, and "UTC" says little to many."""
+    for unit, name in ((86_400, "day"), (3600, "hour")):
+        if seconds >= unit and seconds % unit == 0:
+            return summaries.count_words(seconds // unit, name)
+    return summaries.count_words(max(1, round(seconds / 60)), "minute")
 
 
 def _sha256(text: str) -> str:

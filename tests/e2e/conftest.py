@@ -15,6 +15,9 @@ import requests
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 from pydicom.uid import generate_uid
 
+from myphr.people import accounts
+from myphr.people.login_sessions import Login
+from myphr.portal import Portal
 from tests.cast import PATIENT, Person
 from tests.running import ROOT, RunningPortal, free_port
 from tests.web.stage import dicom_bytes
@@ -157,3 +160,11 @@ def register(page: Page, url: str, person: Person = PATIENT, email: str = "") ->
     page.get_by_role("button", name="I have it").click()
     page.get_by_role("heading", name="My record").wait_for()
     return code
+
+
+def login_of(portal: Portal, page: Page) -> Login:
+    """The very login of this browser."""
+    cookie = next(one["value"] for one in page.context.cookies() if one["name"] == "myphr-key")
+    login = accounts.resolve(portal.database, cookie)
+    assert login
+    return login

@@ -10,12 +10,11 @@ from sqlmodel import select
 
 from myphr import settings as settings_module
 from myphr.database import now
-from myphr.people import accounts, authorities, identities
-from myphr.people.login_sessions import Login
+from myphr.people import authorities, identities
 from myphr.people.models import Account
 from myphr.portal import Portal
 from tests.accessibility import seen
-from tests.e2e.conftest import Desk, Screen, register
+from tests.e2e.conftest import Desk, Screen, login_of, register
 from tests.web.stage import put_in, put_study
 
 pytestmark = pytest.mark.browser
@@ -26,13 +25,6 @@ def portal(desk: Desk) -> Iterator[Portal]:
     portal = Portal(settings_module.load(desk.environ))
     yield portal
     portal.database.dispose()
-
-
-def login_of(portal: Portal, page: Page) -> Login:
-    cookie = next(one["value"] for one in page.context.cookies() if one["name"] == "myphr-key")
-    login = accounts.resolve(portal.database, cookie)
-    assert login
-    return login
 
 
 @pytest.mark.parametrize("tablet", [False, True], ids=["desktop", "tablet"])
@@ -87,7 +79,8 @@ def test_shared_with_a_role_and_taken_back(
     patient.get_by_role("link", name="Remove", exact=False).first.click()
     seen(patient, f"{look}-6-sure")
     patient.get_by_role("button", name="Stop sharing").click()
-    expect(patient.locator("#notice")).to_contain_text("keys replaced in")
+    expect(patient.locator("#notice")).to_contain_text("Access of")
+    expect(patient.locator("#notice")).not_to_contain_text("0 keys")
     seen(patient, f"{look}-7-taken-back")
     doctor.reload()
     expect(doctor.locator("main")).not_to_contain_text("letter.pdf")

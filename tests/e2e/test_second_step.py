@@ -102,7 +102,8 @@ def test_at_a_number_the_pages_say_where_passkeys_work_and_offer_something_else(
     page.goto(f"{desk.url}/account")
     give_password(page, desk.url, email)
     expect(page.get_by_role("button", name="Use my passkey")).to_be_hidden()
-    expect(page.locator("main")).to_contain_text(f"Your passkey does not work at this address. To use it, sign in at {by_name}")
+    words = f"Your passkey does not work at this address. To use it, sign in at {by_name}"
+    expect(page.locator("main")).to_contain_text(words)
     found += violations(page) + too_small(page)
     seen(page, "passkey-second-step-elsewhere")
     page.get_by_role("link", name=by_name).click()

@@ -15,7 +15,7 @@ from myphr.machines.models import Machine, VmSession
 from myphr.people import identities
 from myphr.people.models import AttributeGrant, Authority, Identity, Passkey, StoredKeyRing
 from myphr.portal import Portal
-from myphr.records.items import ItemWriter
+from myphr.records.items import ItemWriter, file_sealed
 from myphr.records.models import Item
 from myphr.sharing import live
 
@@ -59,6 +59,22 @@ def put_in(
     ) as writer:
         writer.write(content)
         return writer.finish(name, path)
+
+
+def put_many(portal: Portal, account_id: str, count: int, batch: int = 500) -> None:
+    """Small letters, each with content of its own, sealed as every file is; many in one commit."""
+    with portal.database.read() as db:
+        ring = db.get(StoredKeyRing, account_id)
+    assert ring is not None
+    for begin in range(0, count, batch):
+        files = []
+        for number in range(begin, min(begin + batch, count)):
+            writer = ItemWriter(
+                portal, account_id, owner_public_key=ring.public_key, source="upload", source_id=None, describe=describe
+            )
+            writer.write(b"Dear doctor, this is letter %d\n" % number)
+            files.append(writer.seal_up(f"letter-{number:05}.txt"))
+        file_sealed(portal, files, owner_public_key=ring.public_key)
 
 
 def put_study(portal: Portal, account_id: str, images: int = 2, **headers: Any) -> str:

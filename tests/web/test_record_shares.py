@@ -65,7 +65,9 @@ def test_a_cardiologist_opens_what_is_shared_and_a_nurse_sees_nothing(
 ) -> None:
     share_id = share(vera, letter, care_team(clinic))
     doctor, nurse = enter_page(clinic.caregiver), enter_page(clinic.nurse)
-    assert f"{clinic.patient.person.name}: letter.txt" in text_of(doctor.get("/shared-with-me"))
+    listed = text_of(doctor.get("/shared-with-me"))
+    assert f"{clinic.patient.person.name}: letter.txt" in listed and "Cardiologist at St Mary's, since" in listed
+    assert "you agree to" not in listed and "only those you agree to" in text_of(vera.get("/sharing"))
     words = text_of(doctor.get(f"/shared-with-me/{share_id}"))
     assert "letter.txt" in words and f"Shared by {clinic.patient.person.name}" in words
     assert "Nobody shares anything" in text_of(nurse.get("/shared-with-me"))

@@ -23,7 +23,8 @@ from myphr.sharing.models import Mail
 
 VALUES = {
     "from_name": "Vera <script>alert(1)</script>\r\nBcc: thief@x.example", "access": "view",
-    "link": "http://127.0.0.1:8000/s/1#secret-of-the-link", "minutes": 30, "expires_at": "2026-11-22T18:00+00:00",
+    "link": "http://127.0.0.1:8000/s/1#secret-of-the-link", "long": "30 minutes",
+    "expires_at": "22 November 2026, 18:00 UTC",
     "passcode": True,
 }  # fmt: skip
 

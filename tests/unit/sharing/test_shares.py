@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime as dt
+import json
 import re
 import threading
 import time
@@ -142,6 +143,19 @@ def test_a_stranger_cannot_share_list_withdraw_or_change(portal, stranger, vm_se
 def test_a_share_never_outlives_its_vm_session(portal, patient, vm_session) -> None:
     share, _, _ = shares.create(portal, patient.login, vm_session.id, EMAIL, "view", 604_800)
     assert share.expires_at == vm_session.ends_at
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(900, "15 minutes"), (3600, "1 hour"), (7200, "2 hours")])
+def test_the_mail_says_how_long_in_words_and_until_when_with_its_zone(
+    portal, patient, vm_session, seconds, words
+) -> None:
+    share, _, _ = shares.create(portal, patient.login, vm_session.id, EMAIL, "view", seconds)
+    with portal.database.read() as db:
+        [mail] = db.exec(select(Mail)).all()
+    context = envelope.context_for("mail", mail.id)
+    told = json.loads(envelope.open_with(portal.keys.worker.private, mail.sealed_values, context=context))
+    assert told["long"] == words
+    assert told["expires_at"] == f"{share.expires_at.day} {share.expires_at:%B %Y, %H:%M} UTC"
 
 
 def test_a_session_that_is_over_cannot_be_shared(portal, patient, vm_session) -> None:

@@ -1,0 +1,274 @@
+"""kill -9 of web, worker, keyholder and Redis in the middle of sharing the record: while a share is made, while a
+person is removed, while keys are wrapped anew.
+
+After each: nobody is let in who should not be, whoever should be opens everything, doing it again completes it, the
+page says something that helps, and the audit trail holds. One portal goes through all of it; no machine runs in it.
+"""
+
+import dataclasses
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from bs4 import BeautifulSoup
+from sqlmodel import select
+
+from myphr.portal import Portal
+from myphr.settings import load
+from myphr.sharing.record_models import Compartment, CompartmentKey, RewrapTask
+from tests.integration.portal.test_faults import eventually
+from tests.person import Person
+from tests.running import RunningPortal
+from tests.web.stage import put_many
+
+pytestmark = pytest.mark.timeout(900)
+
+PROCESSES = {
+    "web": r"gunicorn", "worker": r"myphr worker", "keyholder": r"myphr\.keyholder", "redis": r"redis-server",
+}  # fmt: skip
+MOMENTS = (0.2, 0.5, 0.8)  # of the time that it takes undisturbed
+FILES = 2000
+SHOWN = 200  # lines of a page; it counts the rest
+EVERYTHING = "/share-record/everything"
+
+
+@dataclasses.dataclass(frozen=True)
+class House:
+    """A patient with many letters; two whom she shares them with, one whom she does not."""
+
+    running: RunningPortal
+    portal: Portal
+    ada: Person
+    goes: Person
+    stays: Person
+    nobody: Person
+    share_seconds: float
+    remove_seconds: float
+
+    # -- what the pages say -----------------------------------------------------------------------
+    def cards(self) -> list[BeautifulSoup]:
+        return self.ada.get("/sharing").find_all("section", class_="card")
+
+    def shares(self) -> list[str]:
+        """Ids of the shares on the owner's page."""
+        return re.findall(r"/sharing/([0-9a-f-]{36})/stop", str(self.ada.get("/sharing")))
+
+    def person(self, name: str) -> str | None:
+        """The address that removes this person, where the page lists them."""
+        link = self.ada.get("/sharing").find("a", attrs={"aria-label": f"Remove {name}"})
+        return str(link["href"]) if link else None
+
+    # -- what people can do -----------------------------------------------------------------------
+    def opens(self, who: Person, share_id: str) -> int:
+        """How many files this person's page really opened; 0 for who is not let in."""
+        answer = who.http.get(f"{who.url}/shared-with-me/{share_id}", timeout=60)
+        if answer.status_code == 404:
+            return 0
+        assert answer.status_code == 200, answer.text[:500]
+        more = re.search(r"And ([0-9,]+) more", answer.text)
+        return SHOWN + int(more[1].replace(",", "")) if more else answer.text.count('class="row"')
+
+    def make(self) -> requests.Response:
+        return self.ada.submit(EVERYTHING, EVERYTHING, everything="documents", who="named",
+                               people="goes@house.example stays@house.example", sure="yes")  # fmt: skip
+
+    def remove(self, address: str) -> requests.Response:
+        return self.ada.submit(address, address)
+
+    def up_to_date(self) -> bool:
+        return "Shared, and up to date." in self.ada.get("/sharing").get_text(" ", strip=True)
+
+    def killed_in(self, work: Callable[[], requests.Response], victim: str, seconds: float) -> requests.Response | None:
+        """What the browser got from `work`, in the middle of which the process is killed; None: the line was cut."""
+        got: list[requests.Response] = []
+
+        def go() -> None:
+            try:
+                got.append(work())
+            except (requests.RequestException, AssertionError):
+                pass  # the browser says that the site does not answer
+
+        thread = threading.Thread(target=go)
+        thread.start()
+        time.sleep(seconds)
+        assert self.running.kill(PROCESSES[victim]) >= 1
+        thread.join(120)
+        assert not thread.is_alive(), "the request never came to an end"
+        return got[0] if got else None
+
+    def is_back(self) -> None:
+        """The portal answers again, sharing included."""
+        eventually(lambda: self.ada.http.get(f"{self.running.url}/healthz", timeout=10).ok, "the portal stays away")
+        eventually(
+            lambda: self.stays.http.get(f"{self.running.url}/shared-with-me", timeout=30).status_code == 200,
+            "sharing stays away",
+        )
+
+    def unlock(self) -> None:
+        """The owner signs in, with another browser."""
+        Person(self.running.url).sign_in("ada@house.example")
+
+    def clear(self) -> None:
+        for share_id in self.shares():
+            self.ada.submit(f"/sharing/{share_id}/stop", f"/sharing/{share_id}/stop").raise_for_status()
+
+    def verified(self) -> None:
+        assert "every link of the chain holds" in self.running.command("audit", "verify")
+
+
+def helps(answer: requests.Response | None) -> None:
+    """Whatever page came, it says in words what to do, and nothing of the machinery."""
+    if answer is None:
+        return
+    words = BeautifulSoup(answer.text, "html.parser").get_text(" ", strip=True)
+    assert "Traceback" not in words and "Error" not in words
+    if answer.status_code >= 500:
+        assert re.search(r"again|in a minute|soon", words), words[:600]
+
+
+def newcomer(running: RunningPortal, name: str) -> Person:
+    person = Person(running.url)
+    person.register(f"{name.lower()}@house.example", name=f"{name} Lund")
+    return person
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[House]:
+    folder = Path(tempfile.mkdtemp(prefix="myphr-house-"))
+    folder.chmod(0o711)
+    try:
+        with RunningPortal(folder, warm_pool="") as running:
+            portal = Portal(load({k: v for k, v in running.environ.items() if k.startswith("MYPHR_")}))
+            people = [newcomer(running, name) for name in ("Ada", "Goes", "Stays", "Nobody")]
+            from myphr.people.models import Account
+
+            with portal.database.read() as db:
+                account_id = db.exec(select(Account.id).where(Account.email == "ada@house.example")).one()
+            put_many(portal, account_id, FILES)
+            house = House(running, portal, *people, share_seconds=0, remove_seconds=0)
+            # Undisturbed first: how long each takes here, and that it works.
+            started = time.monotonic()
+            house.make().raise_for_status()
+            share_seconds = time.monotonic() - started
+            [share_id] = house.shares()
+            assert house.opens(house.goes, share_id) == house.opens(house.stays, share_id) == FILES
+            address = house.person("Goes Lund")
+            assert address
+            started = time.monotonic()
+            house.remove(address).raise_for_status()
+            remove_seconds = time.monotonic() - started
+            eventually(house.up_to_date, "the worker never wrapped the keys anew")
+            house.clear()
+            print(f"undisturbed: share {share_seconds:.2f} s, remove {remove_seconds:.2f} s")
+            yield dataclasses.replace(house, share_seconds=share_seconds, remove_seconds=remove_seconds)
+            portal.database.dispose()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def cleared(house: House) -> Iterator[None]:
+    yield
+    house.is_back()
+    eventually(lambda: house.clear() or True, "the share was never taken back")
+
+
+def readers(portal: Portal, share_id: str) -> tuple[int, list[int]]:
+    """(the epoch of the share, the epochs that there are keys for)"""
+    with portal.database.read() as db:
+        row = db.get(Compartment, share_id)
+        epochs = db.exec(select(CompartmentKey.epoch).where(CompartmentKey.compartment_id == share_id)).all()
+    assert row
+    return row.epoch, sorted(epochs)
+
+
+@pytest.mark.parametrize("victim", sorted(PROCESSES))
+def test_process_killed_while_a_share_is_made(house: House, victim: str) -> None:
+    for moment in MOMENTS:
+        answer = house.killed_in(house.make, victim, moment * house.share_seconds)
+        helps(answer)
+        house.is_back()
+        before = house.shares()
+        assert len(before) <= 1
+        for share_id in before:  # whole, or not there
+            assert house.opens(house.goes, share_id) == house.opens(house.stays, share_id) == FILES
+        if answer is not None and answer.ok and "Shared with" in answer.text:
+            assert before, "the page said that it is shared"
+
+        house.make().raise_for_status()
+        [share_id] = house.shares()
+        assert before in ([], [share_id])
+        assert house.opens(house.goes, share_id) == house.opens(house.stays, share_id) == FILES
+        assert house.opens(house.nobody, share_id) == 0
+        house.clear()
+    house.verified()
+
+
+@pytest.mark.parametrize("victim", sorted(PROCESSES))
+def test_process_killed_while_a_person_is_removed(house: House, victim: str) -> None:
+    for moment in MOMENTS:
+        house.make().raise_for_status()
+        [share_id] = house.shares()
+        address = house.person("Goes Lund")
+        assert address
+        answer = house.killed_in(lambda address=address: house.remove(address), victim, moment * house.remove_seconds)
+        helps(answer)
+        house.is_back()
+        assert house.opens(house.stays, share_id) == FILES
+        if answer is not None and answer.ok and "ccess of Goes Lund ended" in answer.text:
+            assert house.opens(house.goes, share_id) == 0, "the page said that the access has ended"
+
+        if address := house.person("Goes Lund"):
+            house.remove(address).raise_for_status()
+        assert house.opens(house.goes, share_id) == house.opens(house.nobody, share_id) == 0
+        if not house.up_to_date():
+            house.unlock()  # "it gets new keys when you sign in the next time"
+        eventually(house.up_to_date, "the keys were never replaced", seconds_max=240)
+        assert house.opens(house.stays, share_id) == FILES and house.opens(house.goes, share_id) == 0
+        assert readers(house.portal, share_id)[0] >= 1
+        house.clear()
+    house.verified()
+
+
+@pytest.mark.parametrize("victim", sorted(PROCESSES))
+def test_process_killed_while_keys_are_wrapped_anew(house: House, victim: str) -> None:
+    house.make().raise_for_status()
+    [share_id] = house.shares()
+    address = house.person("Goes Lund")
+    assert address
+    house.remove(address).raise_for_status()
+    task = under_way(house.portal, share_id)
+    assert house.running.kill(PROCESSES[victim]) >= 1
+    house.is_back()
+    assert house.opens(house.stays, share_id) == FILES and house.opens(house.goes, share_id) == 0
+    eventually(house.up_to_date, "the keys were never replaced", seconds_max=240)
+    with house.portal.database.read() as db:
+        done = db.get(RewrapTask, task.id)
+    assert done and (done.state, done.keys_for_worker) == ("done", None)
+    assert house.opens(house.stays, share_id) == FILES and house.opens(house.goes, share_id) == 0
+
+    # The owner's next unlock takes the old half away; it opens nothing any more, for nobody.
+    house.unlock()
+    epoch, epochs = readers(house.portal, share_id)
+    assert epochs == [epoch] and epoch == 1
+    assert house.opens(house.stays, share_id) == FILES and house.opens(house.goes, share_id) == 0
+    house.verified()
+
+
+def under_way(portal: Portal, share_id: str) -> RewrapTask:
+    """The task, once some of the keys are wrapped anew and before all are."""
+    deadline = time.monotonic() + 120
+    while True:
+        with portal.database.read() as db:
+            task = db.exec(select(RewrapTask).where(RewrapTask.compartment_id == share_id)).first()
+        if task is not None and task.done:
+            assert task.state == "waiting", "it was done before anybody could be killed"
+            return task
+        assert time.monotonic() < deadline, "the worker never began"
+        time.sleep(0.002)
