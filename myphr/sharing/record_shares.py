@@ -388,7 +388,8 @@ def remove_person(parts: Parts, login: "Login", share_id: str, gid: str) -> With
     row, plan = _own(parts, login, share_id)
     with parts.database.read() as db:
         name = _name(db, gid)
-        left = [person.gid for person in _shown(db, row, plan) if person.gid != gid]
+        left = [person for person in _shown(db, row, plan) if person.gid != gid]
+        words = _words(db, plan.audience, left) if plan.audience.is_named else plan.words
     if row.state != "active" or gid == row.owner_gid:
         raise NotFound("no such person")
     if not left and plan.audience.is_named:
@@ -396,7 +397,8 @@ def remove_person(parts: Parts, login: "Login", share_id: str, gid: str) -> With
     parts.keyholder.vault_block(identities.proof_for(login, parts), Block(gid=gid), share_id)
     ended_at = now()
     audience = dataclasses.replace(plan.audience, gids=tuple(one for one in plan.audience.gids if one != gid))
-    plan = dataclasses.replace(plan, audience=audience, removed=tuple(dict.fromkeys((*plan.removed, gid))))
+    removed = tuple(dict.fromkeys((*plan.removed, gid)))
+    plan = dataclasses.replace(plan, audience=audience, words=words, removed=removed)
     with parts.database.write() as db:
         db.execute(
             update(Compartment)

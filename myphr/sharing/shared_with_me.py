@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from myphr.people.accounts import Login
 
 REASON_CHARACTERS_MAX = 1000
+ROLLS_MEANWHILE_MAX = 3
 _CLOSED = (AbeError, AccessWithheld, CertificateRefused, EnvelopeError, IdentityRevoked, NotFound, PolicyError)
 
 log = logging.getLogger(__name__)
@@ -122,14 +123,18 @@ def open_shared(parts: Parts, login: "Login", share_id: str, reason: str = "") -
         if row is None:
             raise NotFound("share")
         owner_name = _owner_name(db, row)
-    try:
-        epochs = _open_epochs(parts, login, row, hashlib.sha256(reason.encode()).digest() if reason else b"", reason)
-    except _CLOSED as error:
-        log.info("share %s does not open: %s", share_id, error.code)
-        raise NotFound("share") from None
-    items: list[SharedItem] = []
-    for one in epochs:
-        items += _items(parts, row, one)
+    reason_sha256 = hashlib.sha256(reason.encode()).digest() if reason else b""
+    for _ in range(ROLLS_MEANWHILE_MAX):
+        try:
+            epochs = _open_epochs(parts, login, row, reason_sha256, reason)
+        except _CLOSED as error:
+            log.info("share %s does not open: %s", share_id, error.code)
+            raise NotFound("share") from None
+        items, newest = _items(parts, row, epochs)
+        if newest <= row.epoch:
+            break
+        with parts.database.read() as db:  # rolled since: some files are under a key that this reader did not open yet
+            row = db.get_one(Compartment, share_id)
     with parts.database.write() as db:
         record(db, "shared-record-opened", account_id=row.account_id, actor=Actor("caregiver", login.account.id),
                share=share_id, items=len(items))  # fmt: skip
@@ -240,23 +245,27 @@ def _by_policy(
     return decapsulate(key.header, keys, publics, binding=bound), holdings
 
 
-def _items(parts: Parts, row: Compartment, opened: _OpenEpoch) -> list[SharedItem]:
-    """The files of one epoch. One whose row was changed is left out, and never opens with another's key."""
+def _items(parts: Parts, row: Compartment, opened: list[_OpenEpoch]) -> tuple[list[SharedItem], int]:
+    """(the files of these epochs, the newest epoch of any). All in one look: between two, the worker moves files from
+    one epoch to the next. One whose row was changed is left out, and never opens with another's key."""
     with parts.database.read() as db:
         found = db.exec(
-            select(Item, ItemWrap.wrapped_dek)
+            select(Item, ItemWrap.epoch, ItemWrap.wrapped_dek)
             .join(ItemWrap, col(ItemWrap.item_id) == col(Item.id))
-            .where(ItemWrap.compartment_id == row.id, ItemWrap.epoch == opened.epoch, col(Item.deleted_at).is_(None))
+            .where(ItemWrap.compartment_id == row.id, col(Item.deleted_at).is_(None))
             .order_by(col(Item.created_at), col(Item.id))
         ).all()
+    keys = {one.epoch: one.ck for one in opened}
     items = []
-    for item, wrapped in found:
+    for item, epoch, wrapped in found:
+        if epoch not in keys:
+            continue
         try:
-            dek = compartments.unwrap_dek(opened.ck, row.id, item.id, opened.epoch, wrapped)
+            dek = compartments.unwrap_dek(keys[epoch], row.id, item.id, epoch, wrapped)
             items.append(SharedItem(item, dek, open_details(dek, item.id, item.sealed_details)))
         except EnvelopeError:
             log.error("item %s of share %s was changed", item.id, row.id)
-    return items
+    return items, max((epoch for _, epoch, _ in found), default=0)
 
 
 # -- emergencies --------------------------------------------------------------------------------------

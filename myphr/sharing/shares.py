@@ -79,7 +79,7 @@ def create(
         raise FormRefused("access", reason="choose looking or controlling")
     if not SECONDS_MIN <= seconds <= parts.settings.share_seconds_max:
         raise FormRefused("seconds", reason="choose how long from the list")
-    if viewing.owner_shown(parts, vm_session_id) is not None:
+    if viewing.owner_shown(parts.database, vm_session_id) is not None:
         raise FormRefused("of somebody else", reason="only the person whose files these are can share them")
     email = mails.checked_address(email)
     secret = secrets.token_urlsafe(32)

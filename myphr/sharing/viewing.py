@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlmodel import Session, col, func, select
 
-from myphr.database import now
+from myphr.database import Database, now
 from myphr.errors import NotFound
 from myphr.machines import vm_sessions
 from myphr.machines.models import VmSession
@@ -46,9 +46,9 @@ def open_in_viewer(parts: Parts, login: "Login", share_id: str, viewer: Any) -> 
     )  # fmt: skip
 
 
-def owner_shown(parts: Parts, vm_session_id: str) -> str | None:
+def owner_shown(database: Database, vm_session_id: str) -> str | None:
     """Whose files a reader's machine shows; None for a machine over one's own record."""
-    with parts.database.read() as db:
+    with database.read() as db:
         return db.exec(
             select(Account.name)
             .join(Compartment, col(Compartment.account_id) == col(Account.id))

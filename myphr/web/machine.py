@@ -55,7 +55,7 @@ def phase_of(view: VmSessionView) -> str:
 def _title(view: VmSessionView) -> str:
     """What is open, in the words of the record: "MR scan, head"."""
     login = this_login()
-    if owner := viewing.owner_shown(portal(), view.id):
+    if owner := viewing.owner_shown(portal().database, view.id):
         return f"{counted(view.items_count, 'file')} of {owner}"
     if view.study_id:
         try:
@@ -174,7 +174,7 @@ def _context(view: VmSessionView) -> dict[str, Any]:
     context: dict[str, Any] = {"view": view, "phase": phase, "title_words": _title(view)}
     if phase == "live":
         context |= {**_checked_context(view), **_watch_context(view), **_sharing_context(view)}
-        context["owner_shown"] = viewing.owner_shown(portal(), view.id)
+        context["owner_shown"] = viewing.owner_shown(portal().database, view.id)
     elif phase in ("starting", "ending"):
         context["seen"] = _seen_of(view)
     else:

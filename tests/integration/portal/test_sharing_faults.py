@@ -174,9 +174,18 @@ def house() -> Iterator[House]:
 
 @pytest.fixture(autouse=True)
 def cleared(house: House) -> Iterator[None]:
+    """Each test begins with nothing shared; one that fails shows what the processes said."""
     yield
+    for task in left_tasks(house.portal):
+        print(f"left by a failed test: {task}\n{house.running.logs()}")
     house.is_back()
     eventually(lambda: house.clear() or True, "the share was never taken back")
+
+
+def left_tasks(portal: Portal) -> list[dict]:
+    with portal.database.read() as db:
+        rows = db.exec(select(RewrapTask).where(RewrapTask.state == "waiting")).all()
+    return [row.model_dump(exclude={"keys_for_worker"}) for row in rows]
 
 
 def readers(portal: Portal, share_id: str) -> tuple[int, list[int]]:

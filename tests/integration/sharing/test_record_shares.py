@@ -144,6 +144,8 @@ def test_a_removed_person_is_out_at_once_and_the_others_stay_in(clinic: Clinic, 
     portal, patient = clinic.portal, clinic.patient.login
     report = record_shares.remove_person(portal, patient, family[1], gid_of(clinic.caregiver))
     assert report.who == clinic.caregiver.person.name and report.keys_replaced == 2 and report.items_left == 1
+    [read] = shared_with_me.list_shared(portal, clinic.nurse.login)
+    assert record_shares.one(portal, patient, family[1]).words == read.words == clinic.nurse.person.name
     with pytest.raises(NotFound):
         opened(clinic, clinic.caregiver, family[1])
     assert opened(clinic, clinic.nurse, family[1]) == ["letter.txt"]  # still under the old key
@@ -309,6 +311,50 @@ def test_an_order_is_not_shown_while_a_files_key_needs_the_old_half(clinic: Clin
         db.add(task)
     run_jobs(clinic)
     assert halves(clinic, family[1]) == [0, 1]
+    assert opened(clinic, clinic.nurse, family[1]) == ["letter.txt"]
+
+
+def test_a_reader_misses_no_file_while_the_worker_wraps_between_any_two_looks(
+    clinic: Clinic, family: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        clinic.add_item(f"{number}.txt", b"Dear %d\n" % number)
+    record_shares.catch_up(clinic.portal, clinic.patient.login)
+    record_shares.remove_person(clinic.portal, clinic.patient.login, family[1], gid_of(clinic.caregiver))
+    task = rows(clinic, RewrapTask)[0]
+    keys = compartments.open_keys(clinic.portal.keys.worker.private, task.id, task.keys_for_worker)
+    monkeypatch.setattr(rewrapping, "BATCH", 1)
+    look, working = clinic.portal.database.read, []
+
+    @contextlib.contextmanager
+    def look_and_work():
+        with look() as db:
+            yield db
+        if not working:
+            working.append(True)
+            rewrapping._batch(clinic.portal, task.id, keys)
+            working.clear()
+
+    monkeypatch.setattr(clinic.portal.database, "read", look_and_work)
+    found = shared_with_me.open_shared(clinic.portal, clinic.nurse.login, family[1])
+    monkeypatch.undo()
+    assert {0, 1} == {wrap.epoch for wrap in rows(clinic, ItemWrap)}, "it shall be under way"
+    assert len(found.items) == 41
+
+
+def test_a_reader_misses_no_file_when_the_share_gets_new_keys_in_that_moment(
+    clinic: Clinic, family: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shared_with_me._open_epochs
+
+    def then_rolled(*arguments):
+        epochs = real(*arguments)
+        if epochs[0].epoch == 0:
+            record_shares.remove_person(clinic.portal, clinic.patient.login, family[1], gid_of(clinic.caregiver))
+            run_jobs(clinic)
+        return epochs
+
+    monkeypatch.setattr(shared_with_me, "_open_epochs", then_rolled)
     assert opened(clinic, clinic.nurse, family[1]) == ["letter.txt"]
 
 
