@@ -24,6 +24,9 @@ SWEEP_SECONDS_MAX = 300  # one round: a destroy in it may wait for the hyperviso
 # RQ looks for jobs of dead workers this often; its default of 10 minutes would leave a patient waiting.
 MAINTENANCE_SECONDS = 15
 MONITORING_SECONDS = 2
+# How long an idle worker listens in one go; RQ takes 15 s off its `worker_ttl`, and looks for jobs of dead workers only
+# in between. By default that is 405 s: a worker killed in a sweep held up every later one, and all that waits for them.
+IDLE_SECONDS = 15
 REDIS_WAIT_SECONDS_MAX = 60
 
 log = logging.getLogger(__name__)
@@ -43,7 +46,7 @@ def run(settings: Settings, *, scheduler: bool = False) -> None:
         threading.Thread(target=_sweep_for_ever, args=(portal,), name="sweeps", daemon=True).start()
     worker = Worker(
         [portal.queue.rq], connection=portal.redis, serializer=JSONSerializer, maintenance_interval=MAINTENANCE_SECONDS,
-        job_monitoring_interval=MONITORING_SECONDS, log_job_description=False,
+        job_monitoring_interval=MONITORING_SECONDS, worker_ttl=IDLE_SECONDS + 15, log_job_description=False,
     )  # fmt: skip
     # Retries wait in a registry that a scheduler empties; RQ elects one among the workers.
     worker.work(with_scheduler=True, logging_level="WARNING")

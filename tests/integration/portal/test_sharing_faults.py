@@ -270,6 +270,20 @@ def test_process_killed_while_keys_are_wrapped_anew(house: House, victim: str) -
     house.verified()
 
 
+def test_workers_killed_in_a_sweep_hold_up_the_next_ones_for_a_minute_or_two_only(house: House) -> None:
+    def sweep() -> dict[bytes, bytes]:
+        return house.portal.redis.hgetall("rq:job:jobs-sweep-sweep")
+
+    deadline = time.monotonic() + 60
+    while (killed := sweep()).get(b"status") != b"started":
+        assert time.monotonic() < deadline, "no sweep began"
+        time.sleep(0.001)
+    assert house.running.kill(PROCESSES["worker"]) >= 1
+    assert sweep().get(b"started_at") == killed[b"started_at"], "that one was over before"
+    eventually(lambda: sweep().get(b"started_at", killed[b"started_at"]) != killed[b"started_at"],
+               "no sweep began again", seconds_max=180)  # fmt: skip
+
+
 def under_way(portal: Portal, share_id: str) -> RewrapTask:
     """The task, once some of the keys are wrapped anew and before all are."""
     deadline = time.monotonic() + 120
