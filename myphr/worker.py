@@ -85,4 +85,3 @@ def _sweep_for_ever(portal: Portal) -> None:
         except redis.exceptions.RedisError as error:
             log.warning("no sweep: %s", type(error).__name__)
         time.sleep(SWEEP_SECONDS + random.SystemRandom().uniform(0, 1))
-
