@@ -42,6 +42,7 @@ class Item(SQLModel, table=True):
     content_key: str = Field(index=True)  # hex HMAC-SHA256(index key, account id || SHA-256): finds duplicates blindly
     sealed_dek: bytes  # the file's key, envelope to the owner
     sealed_details: bytes  # JSON under the file's key: name, path, sha256, DICOM headers
+    wrapped_labels: bytes | None = None  # under a key of the owner's ring: see myphr.records.labels
     source: str = "upload"  # upload, archive, result
     source_id: str | None = None  # upload id, archive item id or VM session id
     created_at: dt.datetime = Field(default_factory=now)

@@ -71,6 +71,7 @@ def erase_removed(
             if row is not None:
                 row.sealed_dek = row.sealed_details = b""
                 row.content_key = ""
+                row.wrapped_labels = None
                 db.add(row)
             for task in db.exec(select(ArchiveTask).where(ArchiveTask.item_id == item.id)):
                 task.dek_for_worker = None

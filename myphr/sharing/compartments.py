@@ -1,9 +1,12 @@
 """Compartments: the key of a share, from a header and the vault's half; files' keys under it. No I/O, no clock.
 
 Spec: docs/formats/compartment.md. Takes and gives bytes and values. Called by `record_shares` (the owner's side),
-`shared_with_me` (the reader's) and the re-wrapping job.
+`shared_with_me` (the reader's), `delegations` and `delegated_to_me` (the same by kind), and the re-wrapping job.
 """
 
+import base64
+import binascii
+import dataclasses
 import hashlib
 import json
 import struct
@@ -13,20 +16,21 @@ from typing import Any, Literal, Protocol
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from myphr.crypto import certificates, envelope
-from myphr.crypto.abe.policy import uuid_bytes, uuid_text
-from myphr.errors import EnvelopeError
+from myphr.crypto.abe.policy import check_uuid, uuid_bytes, uuid_text
+from myphr.errors import EnvelopeError, PolicyError
 from myphr.machines.parts import Parts as MachineParts
 from myphr.people.keyholder import Keyholder
 from myphr.people.keyring import KeyRing
 
-Kind = Literal["named", "policy"]
+Kind = Literal["named", "policy", "labels"]
 
 NAMED_MAGIC = b"MYPHRNAM"
 VERSION = 1
 READERS_MAX = 1000
 _NAMED_BYTES = 8 + 1 + 16 + 16 + 4 + 2  # in front of the readers
-_KINDS = {"named": 1, "policy": 2}
+_KINDS = {"named": 1, "policy": 2, "labels": 3}
 _SIGNATURE_TAG = b"myphr/compartment/1"
+_DELEGATION_TAG = b"myphr/delegation/1"
 _OWNER = "myphr/compartment-owner/1"
 
 
@@ -35,6 +39,20 @@ class Parts(MachineParts, Protocol):
 
     @property
     def keyholder(self) -> Keyholder: ...
+
+
+def place_of(wrap: "Wrapped") -> str:
+    """Whose key wraps a file's key: the class's where files are shared by kind, else the compartment's."""
+    return wrap.label_class_id or wrap.compartment_id
+
+
+class Wrapped(Protocol):
+    """What `place_of` needs of a row of `ItemWrap`."""
+
+    @property
+    def compartment_id(self) -> str: ...
+    @property
+    def label_class_id(self) -> str | None: ...
 
 
 # -- headers ------------------------------------------------------------------------------------------
@@ -148,6 +166,18 @@ def unwrap_plan(ring: KeyRing, compartment_id: str, wrapped: bytes) -> dict[str,
     return _parsed(envelope.unwrap(ring.derive("myphr/compartment-plan/1"), wrapped, context=context))
 
 
+def wrap_labels(ring: KeyRing, class_id: str, labels: dict[str, Any]) -> bytes:
+    """What a class of files is, for its owner."""
+    return envelope.wrap(ring.derive("myphr/label-class/1"), _json(labels),
+                         context=envelope.context_for("label-class", class_id))  # fmt: skip
+
+
+def unwrap_labels(ring: KeyRing, class_id: str, wrapped: bytes) -> dict[str, Any]:
+    """Raises EnvelopeError unless this ring wrapped it for this class."""
+    context = envelope.context_for("label-class", class_id)
+    return _parsed(envelope.unwrap(ring.derive("myphr/label-class/1"), wrapped, context=context))
+
+
 def wrap_ck(ring: KeyRing, compartment_id: str, epoch: int, ck: bytes) -> bytes:
     return envelope.wrap(ring.derive(_OWNER), ck, context=_ck_context(compartment_id, epoch))
 
@@ -179,6 +209,73 @@ def open_keys(worker_private: bytes, task_id: str, sealed: bytes) -> dict[int, b
     if epochs != sorted(set(epochs)):
         raise EnvelopeError("not keys by epoch")
     return {epoch: part[4:] for epoch, part in zip(epochs, parts, strict=True)}
+
+
+def seal_class_keys(worker_public: bytes, task_id: str, keys: dict[tuple[str, int], bytes]) -> bytes:
+    """The keys by class and epoch, for one task of re-wrapping what is shared by kind."""
+    packed = b"".join(uuid_bytes(id_) + struct.pack(">I", epoch) + keys[id_, epoch] for id_, epoch in sorted(keys))
+    return envelope.seal_to(worker_public, packed, context=envelope.context_for("rewrap-classes", task_id))
+
+
+def open_class_keys(worker_private: bytes, task_id: str, sealed: bytes) -> dict[tuple[str, int], bytes]:
+    """Raises EnvelopeError."""
+    packed = envelope.open_with(worker_private, sealed, context=envelope.context_for("rewrap-classes", task_id))
+    size = 20 + envelope.KEY_BYTES
+    if len(packed) % size:
+        raise EnvelopeError("not keys by class and epoch")
+    parts: Sequence[bytes] = [packed[at : at + size] for at in range(0, len(packed), size)]
+    return {(uuid_text(part[:16]), struct.unpack(">I", part[16:20])[0]): part[20:] for part in parts}
+
+
+# -- what a delegate gets -----------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True)
+class DelegationSecret:
+    """What opens what is shared by kind, in one epoch: the key over labels, where the half is, and what to call it."""
+
+    vault_id: str
+    key: bytes = dataclasses.field(repr=False)
+    title: str
+    words: str
+
+
+def seal_delegation(hpke: bytes, delegation_id: str, epoch: int, gid: str, secret: DelegationSecret) -> bytes:
+    plain = {"vault": secret.vault_id, "key": base64.b64encode(secret.key).decode(), "title": secret.title,
+             "words": secret.words}  # fmt: skip
+    return envelope.seal_to(hpke, _json(plain), context=_delegation_context(delegation_id, epoch, gid))
+
+
+def open_delegation(ring: KeyRing, delegation_id: str, epoch: int, gid: str, sealed: bytes) -> DelegationSecret:
+    """Raises EnvelopeError. Who sealed it only the signature tells."""
+    found = _parsed(ring.open(sealed, context=_delegation_context(delegation_id, epoch, gid)))
+    try:
+        key = base64.b64decode(found["key"], validate=True)
+        return DelegationSecret(check_uuid(found["vault"]), key, str(found["title"]), str(found["words"]))
+    except (KeyError, TypeError, ValueError, binascii.Error, PolicyError):
+        raise EnvelopeError("not a delegation") from None
+
+
+def sign_delegation(
+    key: ec.EllipticCurvePrivateKey, delegation_id: str, compartment_id: str, epoch: int, gid: str, sealed: bytes
+) -> bytes:
+    signed = _signed_delegation(delegation_id, compartment_id, epoch, gid, sealed)
+    return certificates.sign(key, _DELEGATION_TAG, signed)
+
+
+def check_delegation(
+    public_key: bytes, delegation_id: str, compartment_id: str, epoch: int, gid: str, sealed: bytes, signature: bytes
+) -> None:
+    """Raises CertificateRefused unless the owner sealed this to this person for this delegation and epoch."""
+    certificates.verify(certificates.public_key_from_bytes(public_key), _DELEGATION_TAG,
+                        _signed_delegation(delegation_id, compartment_id, epoch, gid, sealed), signature)  # fmt: skip
+
+
+def _signed_delegation(delegation_id: str, compartment_id: str, epoch: int, gid: str, sealed: bytes) -> bytes:
+    return b"".join((bytes([VERSION]), uuid_bytes(delegation_id), uuid_bytes(compartment_id), uuid_bytes(gid),
+                     struct.pack(">I", epoch), sealed))  # fmt: skip
+
+
+def _delegation_context(delegation_id: str, epoch: int, gid: str) -> bytes:
+    return envelope.context_for("delegation", delegation_id, str(epoch), gid)
 
 
 def _json(value: object) -> bytes:

@@ -20,8 +20,8 @@ class Compartment(SQLModel, table=True):
     id: str = Field(default_factory=new_id, primary_key=True)
     account_id: str = Field(foreign_key="account.id", index=True)
     owner_gid: str = Field(foreign_key="identity.gid", index=True)
-    kind: str  # named, policy
-    preset: str  # care-team, family, emergency, named
+    kind: str  # named, policy, labels (one for all that an owner shares by kind)
+    preset: str  # care-team, family, emergency, named, by-kind
     authority_gid: str | None = Field(default=None, index=True)  # whose attributes it asks for
     registrar_gid: str | None = None
     state: str = "active"  # active, withdrawn: for good
@@ -66,7 +66,57 @@ class ItemWrap(SQLModel, table=True):
     compartment_id: str = Field(primary_key=True, foreign_key="compartment.id")
     item_id: str = Field(primary_key=True)  # no foreign key: an erased item takes nothing with it, and opens nothing
     epoch: int = Field(primary_key=True)
+    label_class_id: str | None = Field(default=None, index=True)  # by kind: whose key it is
     wrapped_dek: bytes
+
+
+class LabelClass(SQLModel, table=True):
+    """Files with equal labels, shared by kind under one key. `id` and `wrapped_labels` tell nobody but the owner which
+    labels. `epoch`: of its newest key; behind the compartment's until a roll has come to it."""
+
+    __tablename__ = "label_class"
+
+    id: str = Field(primary_key=True)
+    compartment_id: str = Field(foreign_key="compartment.id", index=True)
+    epoch: int
+    wrapped_labels: bytes
+
+
+class LabelClassKey(SQLModel, table=True):
+    """One epoch of a class: the header over its hashed labels, signed by the owner, and the key for the owner."""
+
+    __tablename__ = "label_class_key"
+
+    label_class_id: str = Field(primary_key=True, foreign_key="label_class.id")
+    epoch: int = Field(primary_key=True)
+    header: bytes
+    signature: bytes
+    wrapped_ck: bytes
+
+
+class Delegation(SQLModel, table=True):
+    """Who may open which kinds of files of one owner. `wrapped_plan`, under a key of the owner's ring: who and what."""
+
+    __tablename__ = "delegation"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    compartment_id: str = Field(foreign_key="compartment.id", index=True)
+    gid: str = Field(foreign_key="identity.gid", index=True)
+    state: str = "active"  # active, ended: for good
+    wrapped_plan: bytes
+    created_at: dt.datetime = Field(default_factory=now)
+    ended_at: dt.datetime | None = None
+
+
+class DelegationKey(SQLModel, table=True):
+    """A delegate's key over labels of one epoch, sealed to them and signed by the owner."""
+
+    __tablename__ = "delegation_key"
+
+    delegation_id: str = Field(primary_key=True, foreign_key="delegation.id")
+    epoch: int = Field(primary_key=True)
+    sealed: bytes
+    signature: bytes
 
 
 class RewrapTask(SQLModel, table=True):

@@ -91,6 +91,7 @@ class ShareView:
     total: int
     emergency: bool
     openings: list[OpeningView]
+    by_kind: bool = False  # of `delegations`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -550,7 +551,7 @@ def _mine(parts: Parts, login: "Login") -> list[tuple[Compartment, _Plan]]:
     with parts.database.read() as db:
         rows = db.exec(
             select(Compartment)
-            .where(Compartment.account_id == login.account.id)
+            .where(Compartment.account_id == login.account.id, Compartment.kind != "labels")
             .order_by(col(Compartment.created_at).desc())
         ).all()
     found = []

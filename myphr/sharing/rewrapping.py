@@ -1,8 +1,10 @@
 """After a roll: the files' keys, wrapped anew under the new epoch's key by the worker, a batch a transaction.
 
+A file of a share by kind has its class's key, and a task has the keys of the classes it rolls.
+
 The worker gets the keys sealed to it in the task's row, until it is done. Old epochs open for their readers until then;
 then the worker shows the vault the owner's order to destroy their halves (decision 0193). What it could not do, the
-owner does at the next unlock. Called by `record_shares`, jobs/sharing.py and the sweep.
+owner does at the next unlock. Called by `record_shares`, `delegations`, jobs/sharing.py and the sweep.
 """
 
 import datetime as dt
@@ -26,6 +28,7 @@ JOB_SECONDS_MAX = 600
 STUCK = dt.timedelta(seconds=60)
 
 log = logging.getLogger(__name__)
+Keys = dict[tuple[str, int], bytes]  # by compartment or class, and epoch
 
 
 def stop(db: Session, compartment_id: str) -> None:
@@ -59,13 +62,24 @@ def run(parts: Parts, task_id: str) -> None:
     if task is None:
         return
     if task.keys_for_worker is not None:
-        keys = compartments.open_keys(parts.keys.worker.private, task_id, task.keys_for_worker)
+        keys = _keys(parts, task)
         while _batch(parts, task_id, keys):
             pass
     _show_order(parts, task_id)
 
 
-def _batch(parts: Parts, task_id: str, keys: dict[int, bytes]) -> bool:
+def _keys(parts: Parts, task: RewrapTask) -> Keys:
+    assert task.keys_for_worker is not None
+    private = parts.keys.worker.private
+    with parts.database.read() as db:
+        compartment = db.get(Compartment, task.compartment_id)
+    if compartment is not None and compartment.kind == "labels":
+        return compartments.open_class_keys(private, task.id, task.keys_for_worker)
+    opened = compartments.open_keys(private, task.id, task.keys_for_worker)
+    return {(task.compartment_id, epoch): key for epoch, key in opened.items()}
+
+
+def _batch(parts: Parts, task_id: str, keys: Keys) -> bool:
     with parts.database.write() as db:
         named = db.get(RewrapTask, task_id)
         if named is None:
@@ -79,11 +93,10 @@ def _batch(parts: Parts, task_id: str, keys: dict[int, bytes]) -> bool:
             task.state, task.keys_for_worker, task.destroy_order = "stopped", None, None
             db.add(task)
             return False
-        older = db.exec(
-            select(ItemWrap)
-            .where(ItemWrap.compartment_id == compartment.id, ItemWrap.epoch < task.to_epoch)
-            .limit(BATCH)
-        ).all()
+        query = select(ItemWrap).where(ItemWrap.compartment_id == compartment.id, ItemWrap.epoch < task.to_epoch)
+        if compartment.kind == "labels":  # other classes are another task's
+            query = query.where(col(ItemWrap.label_class_id).in_({place for place, _ in keys}))
+        older = db.exec(query.limit(BATCH)).all()
         for wrap in older:
             _rewrap(db, wrap, task.to_epoch, keys)
         task.done, task.changed_at = min(task.total, task.done + len(older)), now()
@@ -93,14 +106,14 @@ def _batch(parts: Parts, task_id: str, keys: dict[int, bytes]) -> bool:
         return bool(older)
 
 
-def _rewrap(db: Session, wrap: ItemWrap, to_epoch: int, keys: dict[int, bytes]) -> None:
+def _rewrap(db: Session, wrap: ItemWrap, to_epoch: int, keys: Keys) -> None:
+    place = compartments.place_of(wrap)
     try:
-        dek = compartments.unwrap_dek(
-            keys[wrap.epoch], wrap.compartment_id, wrap.item_id, wrap.epoch, wrap.wrapped_dek
-        )
+        dek = compartments.unwrap_dek(keys[place, wrap.epoch], place, wrap.item_id, wrap.epoch, wrap.wrapped_dek)
         if db.get(ItemWrap, (wrap.compartment_id, wrap.item_id, to_epoch)) is None:
-            new = compartments.wrap_dek(keys[to_epoch], wrap.compartment_id, wrap.item_id, to_epoch, dek)
-            db.add(ItemWrap(compartment_id=wrap.compartment_id, item_id=wrap.item_id, epoch=to_epoch, wrapped_dek=new))
+            new = compartments.wrap_dek(keys[place, to_epoch], place, wrap.item_id, to_epoch, dek)
+            db.add(ItemWrap(compartment_id=wrap.compartment_id, item_id=wrap.item_id, epoch=to_epoch,
+                            label_class_id=wrap.label_class_id, wrapped_dek=new))  # fmt: skip
     except (EnvelopeError, KeyError):  # a row that was changed opens nothing; the owner's next unlock wraps it again
         log.error("a wrap of share %s was changed", wrap.compartment_id)
     db.delete(wrap)

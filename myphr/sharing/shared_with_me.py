@@ -35,8 +35,9 @@ from myphr.people.keyholder import Released, Speaker, unpack_keys
 from myphr.people.models import Account, Authority
 from myphr.records.models import Item
 from myphr.records.opening import open_details
-from myphr.sharing import compartments, mails, policies
+from myphr.sharing import compartments, delegated_to_me, mails, policies
 from myphr.sharing.compartments import Kind, Parts
+from myphr.sharing.delegated_to_me import Delegated
 from myphr.sharing.record_models import Compartment, CompartmentKey, CompartmentReader, EmergencyOpening, ItemWrap
 
 if TYPE_CHECKING:
@@ -70,9 +71,10 @@ class SharedItem:
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """`window_until`: when an emergency's hour ends."""
+    """`window_until`: when an emergency's hour ends. `compartment_id` is the share's own id, but for one by kind."""
 
     share_id: str
+    compartment_id: str
     owner_gid: str
     owner_name: str
     title: str
@@ -94,6 +96,7 @@ def list_shared(parts: Parts, login: "Login") -> list[SharedView]:
     gid = identities.gid_of(login)
     with parts.database.read() as db:
         rows = [(row, _owner_name(db, row)) for row in _mine_to_read(db, gid)]
+        by_kind = [(one, _owner_name(db, one.compartment)) for one in delegated_to_me.to_read(db, gid)]
     views = []
     for row, owner_name in rows:
         if row.preset == "emergency":
@@ -107,7 +110,13 @@ def list_shared(parts: Parts, login: "Login") -> list[SharedView]:
         except _CLOSED:
             continue
         views.append(SharedView(row.id, owner_name, told["title"], told["words"], row.created_at, False))
-    return views
+    for one, owner_name in by_kind:
+        try:
+            title, words = delegated_to_me.words(parts, login, one)
+        except _CLOSED:
+            continue
+        views.append(SharedView(one.row.id, owner_name, title, words, one.row.created_at, False))
+    return sorted(views, key=lambda view: view.since, reverse=True)
 
 
 def open_shared(parts: Parts, login: "Login", share_id: str, reason: str = "") -> Opened:
@@ -120,9 +129,14 @@ def open_shared(parts: Parts, login: "Login", share_id: str, reason: str = "") -
     gid = identities.gid_of(login)
     with parts.database.read() as db:
         row = next((one for one in _mine_to_read(db, gid) if one.id == share_id), None)
-        if row is None:
+        by_kind = next((one for one in delegated_to_me.to_read(db, gid) if one.row.id == share_id), None)
+        compartment = by_kind.compartment if by_kind else row
+        if compartment is None:
             raise NotFound("share")
-        owner_name = _owner_name(db, row)
+        owner_name = _owner_name(db, compartment)
+    if by_kind is not None:
+        return _open_by_kind(parts, login, by_kind, owner_name)
+    assert row is not None
     reason_sha256 = hashlib.sha256(reason.encode()).digest() if reason else b""
     for _ in range(ROLLS_MEANWHILE_MAX):
         try:
@@ -135,12 +149,32 @@ def open_shared(parts: Parts, login: "Login", share_id: str, reason: str = "") -
             break
         with parts.database.read() as db:  # rolled since: some files are under a key that this reader did not open yet
             row = db.get_one(Compartment, share_id)
-    with parts.database.write() as db:
-        record(db, "shared-record-opened", account_id=row.account_id, actor=Actor("caregiver", login.account.id),
-               share=share_id, items=len(items))  # fmt: skip
+    _note_opened(parts, login, row.account_id, share_id, len(items))
     until = epochs[0].released.window_until
-    return Opened(share_id, row.owner_gid, owner_name, epochs[0].words["title"], items,
+    return Opened(share_id, row.id, row.owner_gid, owner_name, epochs[0].words["title"], items,
                   dt.datetime.fromtimestamp(until, dt.UTC) if until is not None else None)  # fmt: skip
+
+
+def _open_by_kind(parts: Parts, login: "Login", found: Delegated, owner_name: str) -> Opened:
+    try:
+        title, files = delegated_to_me.open_files(parts, login, found)
+    except _CLOSED as error:
+        log.info("delegation %s does not open: %s", found.row.id, error.code)
+        raise NotFound("share") from None
+    items = []
+    for item, dek in files:
+        try:
+            items.append(SharedItem(item, dek, open_details(dek, item.id, item.sealed_details)))
+        except EnvelopeError:
+            log.error("item %s of delegation %s was changed", item.id, found.row.id)
+    _note_opened(parts, login, found.compartment.account_id, found.row.id, len(items))
+    return Opened(found.row.id, found.compartment.id, found.compartment.owner_gid, owner_name, title, items, None)
+
+
+def _note_opened(parts: Parts, login: "Login", account_id: str, share_id: str, items: int) -> None:
+    with parts.database.write() as db:
+        record(db, "shared-record-opened", account_id=account_id, actor=Actor("caregiver", login.account.id),
+               share=share_id, items=items)  # fmt: skip
 
 
 # -- which --------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from myphr.machines.models import VmSession
 from myphr.machines.states import VM_SESSION
 from myphr.people import identities
 from myphr.people.models import Account, Identity
-from myphr.sharing import shared_with_me, withdrawal
+from myphr.sharing import delegated_to_me, shared_with_me, withdrawal
 from myphr.sharing.compartments import Parts
 from myphr.sharing.record_models import Compartment, CompartmentReader, EmergencyOpening, VmSessionShare
 
@@ -31,14 +31,17 @@ def open_in_viewer(parts: Parts, login: "Login", share_id: str, viewer: Any) -> 
 
     def note(db: Session, vm_session: VmSession) -> None:
         # Taking back changes this row first and looks for sessions afterwards: it is refused here, or ended there.
-        row = db.get(Compartment, share_id, with_for_update=True)
+        row = db.get(Compartment, opened.compartment_id, with_for_update=True)
         if row is None or row.state != "active":
             raise NotFound("share")
         db.refresh(row)
-        let_in = row.preset == "emergency" or db.get(CompartmentReader, (share_id, row.epoch, gid)) is not None
+        if row.kind == "labels":
+            let_in = delegated_to_me.is_let_in(db, share_id, gid)
+        else:
+            let_in = row.preset == "emergency" or db.get(CompartmentReader, (share_id, row.epoch, gid)) is not None
         if row.state != "active" or not let_in:
             raise NotFound("share")
-        db.add(VmSessionShare(vm_session_id=vm_session.id, compartment_id=share_id))
+        db.add(VmSessionShare(vm_session_id=vm_session.id, compartment_id=row.id))
 
     return vm_sessions.request_opened(
         parts, login, viewer, [one.item for one in opened.items], [one.dek for one in opened.items],

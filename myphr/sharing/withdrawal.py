@@ -1,7 +1,8 @@
 """What ends when access ends: VM sessions, and with them the screens, that show files of a share.
 
-Called by `record_shares` after the vault said no, and by the pages where an organisation or the operator took something
-away: the keyholder refuses the keys already, here the machines end and the shares ask for new keys. Safe to repeat."""
+Called by `record_shares` and `delegations` after the vault said no, and by the pages where an organisation or the
+operator took something away: the keyholder refuses the keys already, here the machines end and the shares ask for new
+keys. Safe to repeat."""
 
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from myphr.machines.models import VmSession
 from myphr.machines.states import VM_SESSION
 from myphr.people.models import Identity
 from myphr.sharing.compartments import Parts
-from myphr.sharing.record_models import Compartment, CompartmentReader, VmSessionShare
+from myphr.sharing.record_models import Compartment, CompartmentReader, Delegation, VmSessionShare
 
 
 def end_sessions(parts: Parts, compartment_ids: Sequence[str], gid: str | None) -> int:
@@ -47,13 +48,14 @@ def authority_closed(parts: Parts, authority_gid: str) -> int:
 def person_revoked(parts: Parts, gid: str) -> int:
     """An identity ended: so do this person's machines over others' files, and others' over theirs. Returns how many."""
     read = select(CompartmentReader.compartment_id).where(CompartmentReader.gid == gid)
+    by_kind = select(Delegation.compartment_id).where(Delegation.gid == gid, Delegation.state == "active")
     used = (
         select(VmSessionShare.compartment_id)
         .join(VmSession, col(VmSession.id) == col(VmSessionShare.vm_session_id))
         .join(Identity, col(Identity.account_id) == col(VmSession.account_id))
         .where(Identity.gid == gid)
     )
-    theirs = or_(col(Compartment.id).in_(read), col(Compartment.id).in_(used))
+    theirs = or_(*(col(Compartment.id).in_(some) for some in (read, by_kind, used)))
     return _stale(parts, theirs, gid) + _stale(parts, col(Compartment.owner_gid) == gid, None)
 
 

@@ -14,7 +14,7 @@ from myphr.people import accounts
 from myphr.people.accounts import Login
 from myphr.people.models import LoginSession
 from myphr.portal import Portal
-from myphr.sharing import record_shares
+from myphr.sharing import delegations, record_shares
 from myphr.web.policy import this_request_prolongs
 from myphr.web.security import renew_csrf
 
@@ -69,6 +69,7 @@ def start(login_session: LoginSession, cookie_value: str) -> None:
     session.pop("_id", None)  # a hash of address and browser: we compare neither
     left_over.bring_in(portal(), login.account.id, login.ring())
     record_shares.catch_up(portal(), login)
+    delegations.catch_up(portal(), login)
 
 
 def stop() -> None:

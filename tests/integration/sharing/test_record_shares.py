@@ -231,7 +231,7 @@ def test_a_worker_killed_in_the_middle_of_wrapping_anew_loses_no_file(
     record_shares.remove_person(clinic.portal, clinic.patient.login, family[1], gid_of(clinic.caregiver))
     task = rows(clinic, RewrapTask)[0]
     monkeypatch.setattr(rewrapping, "BATCH", 1)
-    keys = compartments.open_keys(clinic.portal.keys.worker.private, task.id, task.keys_for_worker)
+    keys = rewrapping._keys(clinic.portal, task)
     assert rewrapping._batch(clinic.portal, task.id, keys)  # and then it was killed
     assert sorted(wrap.epoch for wrap in rows(clinic, ItemWrap)) == [0, 0, 0, 1]
     assert len(opened(clinic, clinic.nurse, family[1])) == 4

@@ -1,0 +1,197 @@
+"""What kind of thing each file is: type, modality, day, and whether its owner calls it sensitive.
+
+Guessed from the format and the headers, corrected by the owner on the file's page. Kept in the item's row under a key
+that only the owner's ring gives, so that the database does not tell which file is a laboratory result. Spec:
+docs/formats/compartment.md, "Labels". Called by `sharing` and the pages.
+"""
+
+import dataclasses
+import datetime as dt
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import update
+from sqlmodel import col, select
+
+from myphr.audit import trail
+from myphr.audit.trail import Actor
+from myphr.crypto import envelope
+from myphr.crypto.abe.dates import FIRST_DAY, LAST_DAY
+from myphr.database import Database
+from myphr.errors import EnvelopeError, FormRefused
+from myphr.people.keyring import KeyRing
+from myphr.records import summaries
+from myphr.records.models import Item
+from myphr.records.opening import dek_of, open_details
+from myphr.records.views import load_item
+
+# code: (one, several)
+TYPES: Mapping[str, tuple[str, str]] = {
+    "imaging": ("scan or picture of the body", "scans and pictures of the body"),
+    "laboratory": ("lab result", "lab results"),
+    "document": ("letter or document", "letters and documents"),
+    "ecg": ("ECG or heart recording", "ECGs and heart recordings"),
+    "genome": ("genome file", "genome files"),
+    "wearable": ("recording of a watch or sensor", "recordings of a watch or sensor"),
+    "photo": ("photo", "photos"),
+    "other": ("other file", "other files"),
+}
+NO_MODALITY = "none"
+_GUESS_VERSION = 1  # a higher one makes every guess anew; what an owner said stays
+_LABEL = "myphr/item-labels/1"
+_BATCH = 500
+_OF_FORMAT = dict.fromkeys(("jpeg", "png", "gif", "webp", "tiff", "heic", "avif"), "photo") | dict.fromkeys(
+    ("pdf", "postscript", "docx", "doc", "odt", "rtf", "text", "html", "xlsx", "xls", "ods", "csv", "pptx", "ppt",
+     "odp"), "document",
+)  # fmt: skip
+_OF_MODALITY = {"ECG": "ecg", "EPS": "ecg", "HD": "ecg", "SR": "document", "DOC": "document", "XC": "photo"}
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Labels:
+    """`modality` is a DICOM code in small letters, or "none". `day`: when the pictures were taken, else when the file
+    came."""
+
+    type: str
+    modality: str
+    sensitive: bool
+    day: dt.date
+
+    def __post_init__(self) -> None:
+        if self.type not in TYPES or not re.fullmatch(r"[a-z0-9]{1,16}", self.modality):
+            raise ValueError("not the labels of a file")
+        if not FIRST_DAY <= self.day <= LAST_DAY:
+            raise ValueError("a day that labels do not know")
+
+
+def guess(format: str, headers: Mapping[str, Any] | None, added: dt.date) -> Labels:
+    """What the file says about itself. Nothing is sensitive until its owner says so."""
+    if format != "dicom" or headers is None:
+        return Labels(_OF_FORMAT.get(format, "other"), NO_MODALITY, False, added)
+    code = re.sub("[^A-Z0-9]", "", str(headers.get("modality") or "").upper())[:16]
+    day = summaries.date_of(str(headers.get("study_date") or ""))
+    known = day is not None and FIRST_DAY <= day <= LAST_DAY
+    type = _OF_MODALITY.get(code, "imaging")
+    return Labels(type, code.lower() or NO_MODALITY, False, day if known and day else added)
+
+
+def of_item(ring: KeyRing, item: Item) -> Labels:
+    """Raises EnvelopeError for a damaged row."""
+    return _kept(ring, item.id, item.wrapped_labels) or _guessed(ring, item)
+
+
+def of_record(database: Database, ring: KeyRing, account_id: str) -> dict[str, Labels]:
+    """The labels of all files of the record by item id; what was guessed now is kept. A damaged row is left out."""
+    with database.read() as db:
+        rows = db.exec(
+            select(Item.id, Item.wrapped_labels).where(Item.account_id == account_id, col(Item.deleted_at).is_(None))
+        ).all()
+    found: dict[str, Labels] = {}
+    missing = []
+    for item_id, wrapped in rows:
+        try:
+            labels = _kept(ring, item_id, wrapped)
+        except EnvelopeError:  # changed: guessing anew could make an ordinary file of a sensitive one
+            log.warning("the labels of item %s are damaged", item_id)
+            continue
+        if labels is None:
+            missing.append(item_id)
+        else:
+            found[item_id] = labels
+    for start in range(0, len(missing), _BATCH):
+        found |= _guess_some(database, ring, missing[start : start + _BATCH])
+    return found
+
+
+def _guess_some(database: Database, ring: KeyRing, item_ids: Sequence[str]) -> dict[str, Labels]:
+    with database.read() as db:
+        items = db.exec(select(Item).where(col(Item.id).in_(item_ids))).all()
+    found, kept = {}, []
+    for item in items:
+        try:
+            found[item.id] = _guessed(ring, item)
+        except EnvelopeError:
+            log.warning("item %s is damaged and has no labels", item.id)
+            continue
+        kept.append((item, _wrap(ring, item.id, found[item.id], said=False)))
+    with database.write() as db:
+        for item, wrapped in kept:  # unless the owner said something in this moment
+            db.execute(
+                update(Item).where(col(Item.id) == item.id, col(Item.wrapped_labels).is_not_distinct_from(
+                    item.wrapped_labels)).values(wrapped_labels=wrapped)
+            )  # fmt: skip
+    return found
+
+
+def say(database: Database, ring: KeyRing, account_id: str, item_id: str, labels: Labels) -> None:
+    """What the owner says this file is. Raises NotFound for what is not theirs, FormRefused for what cannot be."""
+    load_item(database, account_id, item_id)
+    with database.write() as db:
+        db.execute(update(Item).where(col(Item.id) == item_id, col(Item.account_id) == account_id)
+                   .values(wrapped_labels=_wrap(ring, item_id, labels, said=True)))  # fmt: skip
+        trail.record(db, "item-labelled", account_id=account_id, actor=Actor("patient", account_id), item=item_id)
+
+
+def read_form(type: str, day: str, sensitive: bool, modality: str) -> Labels:
+    """Raises FormRefused."""
+    try:
+        return Labels(type, modality if type == "imaging" else NO_MODALITY, sensitive, read_day(day))
+    except ValueError:
+        raise FormRefused("type", reason="choose what it is") from None
+
+
+def read_day(text: str) -> dt.date:
+    """Raises FormRefused."""
+    try:
+        day = dt.date.fromisoformat(text)
+    except ValueError:
+        day = dt.date.min
+    if not FIRST_DAY <= day <= LAST_DAY:
+        raise FormRefused("day", reason="write the day as day, month and year, from 1900 on")
+    return day
+
+
+def _guessed(ring: KeyRing, item: Item) -> Labels:
+    details = open_details(dek_of(ring, item), item.id, item.sealed_details)
+    return guess(item.format, details.get("headers"), item.created_at.date())
+
+
+def _kept(ring: KeyRing, item_id: str, wrapped: bytes | None) -> Labels | None:
+    """None where nothing is kept, or a guess of an older version. Raises EnvelopeError."""
+    if wrapped is None:
+        return None
+    plain = envelope.unwrap(ring.derive(_LABEL), wrapped, context=_context(item_id))
+    try:
+        kept = json.loads(plain)
+        if not kept["said"] and kept["version"] != _GUESS_VERSION:
+            return None
+        return from_json(kept["labels"])
+    except (ValueError, KeyError, TypeError):
+        raise EnvelopeError("not labels") from None
+
+
+def _wrap(ring: KeyRing, item_id: str, labels: Labels, *, said: bool) -> bytes:
+    content = {"version": _GUESS_VERSION, "said": said, "labels": to_json(labels)}
+    plain = json.dumps(content, separators=(",", ":")).encode()
+    return envelope.wrap(ring.derive(_LABEL), plain, context=_context(item_id))
+
+
+def _context(item_id: str) -> bytes:
+    return envelope.context_for("item-labels", item_id)
+
+
+def to_json(labels: Labels) -> dict[str, Any]:
+    return {"type": labels.type, "modality": labels.modality, "sensitive": labels.sensitive,
+            "day": labels.day.isoformat()}  # fmt: skip
+
+
+def from_json(kept: Mapping[str, Any]) -> Labels:
+    """Raises ValueError, KeyError."""
+    if type(kept["sensitive"]) is not bool:
+        raise ValueError("not labels")
+    return Labels(kept["type"], kept["modality"], kept["sensitive"], dt.date.fromisoformat(kept["day"]))
