@@ -58,6 +58,7 @@ def create_app(portal: Portal) -> Flask:
         record,
         record_shares,
         second_step,
+        share_by_kind,
         shared_with_me,
         study,
         trail,
@@ -66,7 +67,7 @@ def create_app(portal: Portal) -> Flask:
 
     for module in (
         entrance, second_step, account, identity, authorities, record, study, record_shares,
-        shared_with_me, machine, caregiver, trail, help_pages,
+        share_by_kind, shared_with_me, machine, caregiver, trail, help_pages,
         operator, uploads,
     ):  # fmt: skip
         app.register_blueprint(module.blueprint)

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, flash, redirect, request, url_for
 from myphr.errors import FormRefused, NotFound, PortalError
 from myphr.people import authorities
 from myphr.people.authorities import attribute_words
-from myphr.sharing import policies, record_shares
+from myphr.sharing import delegations, policies, record_shares
 from myphr.sharing.record_shares import Audience, Scope, ShareView, WithdrawalReport
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, SIGNED_IN_POLL, policy
@@ -116,6 +116,8 @@ def _share(scope: Scope, title: str, back: str) -> Response:
 @policy(SIGNED_IN)
 def mine() -> Response:
     shares = [one for one in record_shares.list_mine(portal(), this_login()) if one.state != "withdrawn"]
+    shares += delegations.list_mine(portal(), this_login())
+    shares.sort(key=lambda share: share.since, reverse=True)
     return render_page("sharing/mine.html", shares=shares)
 
 
@@ -130,7 +132,10 @@ def progress(share_id: object) -> Response:
 def stop(share_id: object) -> Response:
     view = _one(share_id)
     if request.method != "POST":
-        return render_page("sharing/stop.html", share=view, who="everybody")
+        who = view.people[0].name if view.by_kind and view.people else "everybody"
+        return render_page("sharing/stop.html", share=view, who=who)
+    if view.by_kind:
+        return _told(delegations.stop(portal(), this_login(), view.id))
     return _told(record_shares.withdraw(portal(), this_login(), view.id))
 
 
@@ -138,6 +143,8 @@ def stop(share_id: object) -> Response:
 @policy(SIGNED_IN)
 def remove(share_id: object, gid: object) -> Response:
     view = _one(share_id)
+    if view.by_kind:
+        raise NotFound("one person only: stop it")
     person = next((one for one in view.people if one.gid == str(gid)), None)
     if person is None:
         raise NotFound("no such person")
@@ -147,7 +154,10 @@ def remove(share_id: object, gid: object) -> Response:
 
 
 def _one(share_id: object) -> ShareView:
-    view = record_shares.one(portal(), this_login(), str(share_id))
+    try:
+        view = record_shares.one(portal(), this_login(), str(share_id))
+    except NotFound:
+        return delegations.one(portal(), this_login(), str(share_id))
     if view.state == "withdrawn":
         raise NotFound("share")
     return view

@@ -86,3 +86,62 @@ def test_shared_with_a_role_and_taken_back(
     expect(doctor.locator("main")).not_to_contain_text("letter.pdf")
     doctor.goto(f"{desk.url}/shared-with-me")
     expect(doctor.locator("main")).to_contain_text("Nobody shares anything with you now")
+
+
+@pytest.mark.parametrize("tablet", [False, True], ids=["desktop", "tablet"])
+def test_shared_by_kind_and_taken_back(
+    new_screen: Callable[..., Screen], desk: Desk, portal: Portal, tablet: bool
+) -> None:
+    look = f"kind-{'tablet' if tablet else 'desktop'}"
+
+    def person(name: str) -> Page:
+        page = new_screen(tablet_sized=tablet).page
+        register(page, desk.url, email=f"{name}-{look}@sharing.example")
+        return page
+
+    patient, daughter = person("patient"), person("daughter")
+    account_id = login_of(portal, patient).account.id
+    for name in ("report.pdf", "invoice.pdf"):
+        put_in(portal, account_id, f"%PDF-1.7\n {name}".encode(), name)
+
+    patient.goto(f"{desk.url}/record")
+    patient.locator("#documents").get_by_role("link", name="report.pdf", exact=True).click()
+    seen(patient, f"{look}-1-file")
+    patient.get_by_role("link", name="What is this?").click()
+    seen(patient, f"{look}-2-what-is-this")
+    patient.get_by_label("This is a").select_option(label="lab result")
+    patient.get_by_label("From this day").fill("2024-05-06")
+    patient.get_by_role("button", name="Save").click()
+    expect(patient.locator("#notice")).to_contain_text("Noted what this file is")
+
+    patient.goto(f"{desk.url}/sharing")
+    patient.get_by_role("link", name="Share by kind and date").click()
+    patient.get_by_text("Only certain scans").click()
+    seen(patient, f"{look}-3-choose")
+    patient.get_by_label("Lab results").check()
+    patient.get_by_label("First day").fill("2024-01-01")
+    patient.get_by_label("Last day").fill("2024-12-31")
+    patient.get_by_label("With whom").fill(f"daughter-{look}@sharing.example")
+    patient.get_by_role("button", name="Show me what that is today").click()
+    expect(patient.locator("main")).to_contain_text("Lab results from 2024")
+    expect(patient.locator("main")).to_contain_text("1 lab result")
+    seen(patient, f"{look}-4-preview")
+    patient.get_by_role("button", name="Share", exact=True).click()
+    expect(patient.get_by_role("heading", level=1)).to_have_text("Who may open my record")
+    seen(patient, f"{look}-5-shared")
+
+    daughter.goto(f"{desk.url}/shared-with-me")
+    daughter.get_by_role("link", name="Open Lab results from 2024").click()
+    expect(daughter.locator("main")).to_contain_text("report.pdf")
+    expect(daughter.locator("main")).not_to_contain_text("invoice.pdf")
+    expect(daughter.get_by_role("button", name="Open with Simple documents")).to_be_visible()
+    seen(daughter, f"{look}-6-inside")
+
+    patient.get_by_role("link", name="Stop sharing Lab results from 2024").click()
+    seen(patient, f"{look}-7-sure")
+    patient.get_by_role("button", name="Stop sharing").click()
+    expect(patient.locator("#notice")).to_contain_text("ended")
+    daughter.reload()
+    expect(daughter.locator("main")).not_to_contain_text("report.pdf")
+    daughter.goto(f"{desk.url}/shared-with-me")
+    expect(daughter.locator("main")).to_contain_text("Nobody shares anything with you now")

@@ -28,6 +28,7 @@ OF_THE_CALLER = {
     "trail.who_looked", "identity.begin_app", "identity.authenticator_app", "identity.confirm_app",
     "identity.remove_app", "identity.new_passkey", "identity.add_passkey", "identity.renew_certificate",
     "identity.revoke_certificate", "record_shares.mine", "record_shares.share_everything", "shared_with_me.everything",
+    "share_by_kind.share",
 }  # fmt: skip
 OF_A_VISITOR = {"caregiver.screen", "caregiver.ticket", "caregiver.state", "caregiver.leave"}
 OF_THE_OPERATOR = {
@@ -41,7 +42,7 @@ OF_ONE_OWNER = {
     "machine.share", "machine.withdraw",
     "identity.remove_passkey", "authorities.members", "authorities.grant", "authorities.take",
     "record_shares.share", "record_shares.progress", "record_shares.stop", "record_shares.remove",
-    "shared_with_me.shared", "shared_with_me.open_in_viewer",
+    "shared_with_me.shared", "shared_with_me.open_in_viewer", "share_by_kind.kind",
 }  # fmt: skip
 
 
