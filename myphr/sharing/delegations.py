@@ -661,7 +661,7 @@ def _view(db: Session, group: Compartment, row: Delegation, plan: _Plan) -> Shar
     with contextlib.suppress(NotFound):
         people.append(identities.active_person(db, plan.gid))
     state: Literal["active", "changing"] = "changing" if total or lagging or group.stale else "active"
-    words = f"{_person(db, plan.gid)}, {plan.words}, also what comes later"
+    words = f"{plan.words[:1].upper()}{plan.words[1:]}, and what comes later"
     return ShareView(row.id, plan.wanted.words(), words, people, row.created_at, state, done, total, False, [], True)
 
 
