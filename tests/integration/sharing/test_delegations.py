@@ -1,6 +1,8 @@
 """Sharing by kind, end to end: real keyholder, real database, real keys. Who opens which kinds, and who no longer."""
 
 import datetime as dt
+import itertools
+import types
 
 import pytest
 from sqlmodel import select
@@ -335,6 +337,24 @@ def test_headers_that_do_not_fit_into_the_request_follow_at_the_next_unlock(
     assert sorted(opened(clinic, clinic.nurse, other)) == ["first", "last"]
 
 
+def test_while_one_class_has_a_new_header_and_another_not_yet_both_open(
+    clinic: Clinic, labs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = delegate(clinic, clinic.nurse)
+    monkeypatch.setattr(delegations, "ROLL_SECONDS", 1.5)  # by this clock: time for one header
+    monkeypatch.setattr(delegations, "time", types.SimpleNamespace(monotonic=itertools.count().__next__))
+    assert stop(clinic, labs).items_left == 1
+    for _ in range(2):
+        assert sorted(row.epoch for row in rows(clinic, LabelClass)) == [0, 1]
+        assert sorted(opened(clinic, clinic.nurse, other)) == ["first", "last"]
+        run_jobs(clinic)
+    assert sorted(wrap.epoch for wrap in rows(clinic, ItemWrap)) == [0, 1]
+    catch_up(clinic)
+    run_jobs(clinic)
+    assert sorted(wrap.epoch for wrap in rows(clinic, ItemWrap)) == [1, 1]
+    assert sorted(opened(clinic, clinic.nurse, other)) == ["first", "last"]
+
+
 def test_a_second_roll_overtakes_the_first_and_loses_no_file(clinic: Clinic, labs: str) -> None:
     other, third = delegate(clinic, clinic.nurse), delegate(clinic, clinic.stranger)
     stop(clinic, labs)
@@ -462,6 +482,16 @@ def test_a_key_sealed_by_somebody_else_is_refused(clinic: Clinic, labs: str) -> 
     assert titles(clinic, clinic.caregiver) == []
     with pytest.raises(NotFound):
         opened(clinic, clinic.caregiver, labs)
+
+
+def test_a_header_signed_by_somebody_else_is_refused(clinic: Clinic, labs: str) -> None:
+    key = rows(clinic, LabelClassKey)[0]
+    forged = compartments.sign_header(identities.keys_of(clinic.stranger.login).signing_key(), "labels",
+                                      key.label_class_id, gid_of(clinic.patient), 0, key.header)  # fmt: skip
+    with clinic.portal.database.write() as db:
+        key.signature = forged
+        db.add(key)
+    assert len(opened(clinic, clinic.caregiver, labs)) == 1
 
 
 def test_headers_and_wraps_of_another_class_open_nothing(clinic: Clinic, record: dict[str, str], labs: str) -> None:
