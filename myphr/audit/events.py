@@ -107,6 +107,8 @@ _DECLARED = (
     Event("item-deleted", "{who} deleted a file.", {"item": Kind.ID}, "{who} deleted {times:file}."),
     Event("study-downloaded", "{who} downloaded a study of {items:file}.", {"study": Kind.ID, "items": Kind.COUNT}),
     Event("study-deleted", "{who} deleted a study of {items:file}.", {"study": Kind.ID, "items": Kind.COUNT}),
+    Event("study-marked", "{who} said whether a study of {items:file} is sensitive.",
+          {"study": Kind.ID, "items": Kind.COUNT, "sensitive": Kind.FLAG}),
     # machines
     Event("vm-session-requested", "{who} opened {items:file} with the {viewer} viewer.",
           {**_VM, "viewer": Kind.CODE, "items": Kind.COUNT}),

@@ -26,7 +26,7 @@ from myphr.people.keyring import KeyRing
 from myphr.records import summaries
 from myphr.records.models import Item
 from myphr.records.opening import dek_of, open_details
-from myphr.records.views import load_item
+from myphr.records.views import load_item, load_study
 
 # code: (one, several)
 TYPES: Mapping[str, tuple[str, str]] = {
@@ -86,14 +86,17 @@ def of_item(ring: KeyRing, item: Item) -> Labels:
 
 
 def of_record(database: Database, ring: KeyRing, account_id: str) -> dict[str, Labels]:
-    """The labels of all files of the record by item id; what was guessed now is kept. A damaged row is left out."""
+    """The labels of all files of the record by item id; what was guessed now is kept. A damaged row is left out. What
+    comes late to a study with a sensitive file is sensitive too."""
     with database.read() as db:
         rows = db.exec(
-            select(Item.id, Item.wrapped_labels).where(Item.account_id == account_id, col(Item.deleted_at).is_(None))
-        ).all()
+            select(Item.id, Item.study_id, Item.wrapped_labels)
+            .where(Item.account_id == account_id, col(Item.deleted_at).is_(None))
+        ).all()  # fmt: skip
     found: dict[str, Labels] = {}
     missing = []
-    for item_id, wrapped in rows:
+    sensitive: set[str] = set()
+    for item_id, study_id, wrapped in rows:
         try:
             labels = _kept(ring, item_id, wrapped)
         except EnvelopeError:  # changed: guessing anew could make an ordinary file of a sensitive one
@@ -103,18 +106,22 @@ def of_record(database: Database, ring: KeyRing, account_id: str) -> dict[str, L
             missing.append(item_id)
         else:
             found[item_id] = labels
+            if labels.sensitive and study_id is not None:
+                sensitive.add(study_id)
     for start in range(0, len(missing), _BATCH):
-        found |= _guess_some(database, ring, missing[start : start + _BATCH])
+        found |= _guess_some(database, ring, missing[start : start + _BATCH], sensitive)
     return found
 
 
-def _guess_some(database: Database, ring: KeyRing, item_ids: Sequence[str]) -> dict[str, Labels]:
+def _guess_some(
+    database: Database, ring: KeyRing, item_ids: Sequence[str], sensitive_studies: set[str]
+) -> dict[str, Labels]:
     with database.read() as db:
         items = db.exec(select(Item).where(col(Item.id).in_(item_ids))).all()
     found, kept = {}, []
     for item in items:
         try:
-            found[item.id] = _guessed(ring, item)
+            found[item.id] = dataclasses.replace(_guessed(ring, item), sensitive=item.study_id in sensitive_studies)
         except EnvelopeError:
             log.warning("item %s is damaged and has no labels", item.id)
             continue
@@ -135,6 +142,38 @@ def say(database: Database, ring: KeyRing, account_id: str, item_id: str, labels
         db.execute(update(Item).where(col(Item.id) == item_id, col(Item.account_id) == account_id)
                    .values(wrapped_labels=_wrap(ring, item_id, labels, said=True)))  # fmt: skip
         trail.record(db, "item-labelled", account_id=account_id, actor=Actor("patient", account_id), item=item_id)
+
+
+def mark_study(
+    database: Database, ring: KeyRing, account_id: str, study_id: str, *, sensitive: bool
+) -> dict[str, Labels]:
+    """All files of a study at once; returns what they are now. Raises NotFound for what is not the owner's. A damaged
+    file is left out: it is shared with nobody."""
+    study, items = load_study(database, account_id, study_id)
+    found: dict[str, Labels] = {}
+    for item in items:
+        try:
+            found[item.id] = dataclasses.replace(of_item(ring, item), sensitive=sensitive)
+        except EnvelopeError:
+            log.warning("item %s is damaged and was not marked", item.id)
+    with database.write() as db:
+        for item_id, labels in found.items():
+            db.execute(update(Item).where(col(Item.id) == item_id)
+                       .values(wrapped_labels=_wrap(ring, item_id, labels, said=True)))  # fmt: skip
+        trail.record(db, "study-marked", account_id=account_id, actor=Actor("patient", account_id), study=study.id,
+                     items=len(found), sensitive=sensitive)  # fmt: skip
+    return found
+
+
+def is_sensitive(ring: KeyRing, items: Sequence[Item]) -> bool:
+    """Whether any of them is, as far as can be read."""
+    for item in items:
+        try:
+            if item.wrapped_labels is not None and of_item(ring, item).sensitive:
+                return True
+        except EnvelopeError:
+            continue
+    return False
 
 
 def read_form(type: str, day: str, sensitive: bool, modality: str) -> Labels:

@@ -46,7 +46,18 @@ from myphr.sharing.record_shares import ShareView, WithdrawalReport
 if TYPE_CHECKING:
     from myphr.people.accounts import Login
 
-__all__ = ["Filter", "KindPreview", "catch_up", "delegate", "list_mine", "one", "preview", "relabel", "stop"]
+__all__ = [
+    "Filter",
+    "KindPreview",
+    "catch_up",
+    "delegate",
+    "list_mine",
+    "mark_study",
+    "one",
+    "preview",
+    "relabel",
+    "stop",
+]
 
 log = logging.getLogger(__name__)
 # A header takes 5 ms. New ones that do not fit into this much of the request that takes somebody's access away follow
@@ -306,23 +317,35 @@ def relabel(parts: Parts, login: "Login", item_id: str, labels: Labels) -> None:
     """The owner says what a file is: it leaves who may not open such files, and comes to who may. Machines that show it
     and no longer should end. Raises NotFound, FormRefused."""
     record_labels.say(parts.database, login.ring(), login.account.id, item_id, labels)
+    _moved(parts, login, {item_id: labels})
+
+
+def mark_study(parts: Parts, login: "Login", study_id: str, *, sensitive: bool) -> None:
+    """The same for all files of a study, of their sensitivity alone. Raises NotFound."""
+    _moved(parts, login, record_labels.mark_study(
+        parts.database, login.ring(), login.account.id, study_id, sensitive=sensitive
+    ))  # fmt: skip
+
+
+def _moved(parts: Parts, login: "Login", said: dict[str, Labels]) -> None:
     group = _group(parts, login)
     if group is None:
         return
-    keys = identities.keys_of(login)
+    keys, gone = identities.keys_of(login), 0
     with parts.database.write() as db:
-        gone = db.connection().execute(
-            delete(ItemWrap).where(
-                col(ItemWrap.compartment_id) == group.id, col(ItemWrap.item_id) == item_id,
-                col(ItemWrap.label_class_id) != kinds.class_id(keys.labels, group.id, labels),
-            )
-        )  # fmt: skip
-    if gone.rowcount:
+        for item_id, labels in said.items():
+            gone += db.connection().execute(
+                delete(ItemWrap).where(
+                    col(ItemWrap.compartment_id) == group.id, col(ItemWrap.item_id) == item_id,
+                    col(ItemWrap.label_class_id) != kinds.class_id(keys.labels, group.id, labels),
+                )
+            ).rowcount  # fmt: skip
+    if gone:
         withdrawal.end_sessions(parts, [group.id], None)
     try:
         _file(parts, login, group)
     except AWAY as error:
-        log.warning("item %s is filed by kind later: %s", item_id, error.code)
+        log.warning("files are filed by kind later: %s", error.code)
 
 
 def _file(parts: Parts, login: "Login", group: Compartment) -> None:

@@ -60,6 +60,20 @@ def share() -> Response:
     )  # fmt: skip
 
 
+@blueprint.route("/study/<uuid:study_id>/sensitive", methods=["GET", "POST"])
+@policy(SIGNED_IN)
+def study_sensitive(study_id: object) -> Response:
+    """Whether a whole study is sensitive: nobody marks five hundred images one by one."""
+    login = this_login()
+    study, items = records.load_study(portal().database, login.account.id, str(study_id))
+    if request.method == "POST":
+        delegations.mark_study(portal(), login, study.id, sensitive=request.form.get("sensitive") == "yes")
+        flash("Noted whether this study is sensitive.")
+        return redirect(url_for("study.study", study_id=study.id), 303)  # type: ignore[return-value]
+    return render_page("record/study_sensitive.html", study_id=study.id, count=len(items),
+                       sensitive=record_labels.is_sensitive(login.ring(), items))  # fmt: skip
+
+
 @blueprint.route("/item/<uuid:item_id>/kind", methods=["GET", "POST"])
 @policy(SIGNED_IN)
 def kind(item_id: object) -> Response:

@@ -43,6 +43,7 @@ OF_ONE_OWNER = {
     "identity.remove_passkey", "authorities.members", "authorities.grant", "authorities.take",
     "record_shares.share", "record_shares.progress", "record_shares.stop", "record_shares.remove",
     "shared_with_me.shared", "shared_with_me.open_in_viewer", "share_by_kind.kind",
+    "share_by_kind.study_sensitive",
 }  # fmt: skip
 
 

@@ -81,6 +81,22 @@ def test_only_chosen_scans_and_x_rays_of_both_codes(vera: PageClient, clinic: Cl
     assert "X-rays" in words and "2 scans and pictures of the body" in words
 
 
+def test_a_study_marked_as_sensitive_leaves_who_may_not_open_such_and_comes_back(
+    vera: PageClient, clinic: Clinic, enter_page
+) -> None:
+    study_id = put_study(clinic.portal, clinic.patient.account.id, images=2)
+    share_id = share(vera, {"type": "imaging", "person": clinic.caregiver.person.email})
+    daughter, address = enter_page(clinic.caregiver), f"/study/{study_id}/sensitive"
+    assert "2 images" in text_of(daughter.get(f"/shared-with-me/{share_id}"))
+    assert address in vera.get(f"/study/{study_id}").text and "2 files" in text_of(vera.get(address))
+    assert daughter.get(address).status_code == daughter.post(address).status_code == 404
+    assert vera.post(address, {"sensitive": "yes"}).status_code == 303
+    assert re.search(r'name="sensitive" value="yes" checked', vera.get(address).text)
+    assert "2 images" not in text_of(daughter.get(f"/shared-with-me/{share_id}"))
+    assert vera.post(address).status_code == 303
+    assert "2 images" in text_of(daughter.get(f"/shared-with-me/{share_id}"))
+
+
 def test_a_delegate_opens_what_is_shared_by_kind_and_others_see_nothing(
     vera: PageClient, letter: str, clinic: Clinic, enter_page
 ) -> None:

@@ -532,6 +532,12 @@ def test_a_classs_labels_of_somebody_else_are_never_used(clinic: Clinic, record:
     catch_up(clinic)
     assert delegations._classes(clinic.portal, clinic.patient.login, identities.keys_of(clinic.patient.login),
                                 one.compartment_id).keys() == {other.id}  # fmt: skip
+    with clinic.portal.database.write() as db:
+        photo = {"type": "photo", "modality": "none", "sensitive": False, "day": "2024-06-01"}
+        one.wrapped_labels = compartments.wrap_labels(clinic.patient.login.ring(), one.id, photo)
+        db.add(one)
+    assert one.id not in delegations._classes(clinic.portal, clinic.patient.login,
+                                              identities.keys_of(clinic.patient.login), one.compartment_id)  # fmt: skip
     with pytest.raises(EnvelopeError):
         compartments.unwrap_labels(clinic.patient.login.ring(), one.id, other.wrapped_labels)
 

@@ -13,7 +13,7 @@ from myphr.records import labels
 from myphr.records.labels import Labels
 from myphr.records.models import Item
 from tests.cast import SignedIn
-from tests.web.stage import put_in, put_study
+from tests.web.stage import dicom_bytes, put_in, put_study
 
 DAY = dt.date(2024, 8, 26)
 SAID = Labels("laboratory", "none", True, DAY)
@@ -61,11 +61,25 @@ def test_what_the_owner_says_goes_before_what_was_guessed(portal: Portal, patien
     assert labels.of_record(portal.database, ring_of(patient), patient.account.id) == {letter.id: SAID}
 
 
+def test_what_comes_late_to_a_study_marked_as_sensitive_is_sensitive(portal: Portal, patient: SignedIn) -> None:
+    uid = "1.2.840.99999.1"
+    first = put_in(portal, patient.account.id, dicom_bytes(uid, 1), "1")
+    assert first.study_id
+    labels.mark_study(portal.database, ring_of(patient), patient.account.id, first.study_id, sensitive=True)
+    late = put_in(portal, patient.account.id, dicom_bytes(uid, 2), "2")
+    other = put_in(portal, patient.account.id, dicom_bytes(uid + "1", 1), "3")
+    found = labels.of_record(portal.database, ring_of(patient), patient.account.id)
+    assert [found[one.id].sensitive for one in (first, late, other)] == [True, True, False]
+
+
 def test_nobody_says_what_the_file_of_somebody_else_is(portal: Portal, patient: SignedIn, stranger: SignedIn) -> None:
     letter = put_in(portal, patient.account.id, b"%PDF-1.7\n", "letter.pdf")
     with pytest.raises(NotFound):
         labels.say(portal.database, ring_of(stranger), stranger.account.id, letter.id, SAID)
     assert item_of(portal, letter.id).wrapped_labels is None
+    study_id = put_study(portal, patient.account.id)
+    with pytest.raises(NotFound):
+        labels.mark_study(portal.database, ring_of(stranger), stranger.account.id, study_id, sensitive=True)
 
 
 def test_labels_that_somebody_else_wrapped_or_moved_are_refused_and_not_guessed_anew(
