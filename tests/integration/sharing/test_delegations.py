@@ -1,5 +1,6 @@
 """Sharing by kind, end to end: real keyholder, real database, real keys. Who opens which kinds, and who no longer."""
 
+import dataclasses
 import datetime as dt
 import itertools
 import types
@@ -469,15 +470,13 @@ def test_no_label_and_no_key_rests_in_the_open(clinic: Clinic, labs: str, tmp_pa
 
 
 def test_a_key_sealed_by_somebody_else_is_refused(clinic: Clinic, labs: str) -> None:
-    owner = identities.verified_statement(clinic.portal, gid_of(clinic.caregiver))
-    forged = compartments.seal_delegation(
-        owner.statement.hpke, labs, 0, gid_of(clinic.caregiver),
-        compartments.DelegationSecret(labs, key_of(clinic, clinic.caregiver, labs).to_bytes(), "Everything", ""),
-    )  # fmt: skip
+    """Everything in it is right but its title: only the owner's signature tells."""
+    reader, gid = identities.verified_statement(clinic.portal, gid_of(clinic.caregiver)), gid_of(clinic.caregiver)
+    [row] = rows(clinic, DelegationKey)
+    secret = compartments.open_delegation(clinic.caregiver.login.ring(), labs, 0, gid, row.sealed)
+    forged = dataclasses.replace(secret, title="Everything")
     with clinic.portal.database.write() as db:
-        row = db.get(DelegationKey, (labs, 0))
-        assert row is not None
-        row.sealed = forged
+        row.sealed = compartments.seal_delegation(reader.statement.hpke, labs, 0, gid, forged)
         db.add(row)
     assert titles(clinic, clinic.caregiver) == []
     with pytest.raises(NotFound):
