@@ -26,6 +26,8 @@ from myphr.sharing.record_models import Compartment, Delegation, DelegationKey, 
 if TYPE_CHECKING:
     from myphr.people.accounts import Login
 
+ROLLS_MEANWHILE_MAX = 3
+
 log = logging.getLogger(__name__)
 
 
@@ -76,12 +78,17 @@ def open_files(parts: Parts, login: "Login", found: Delegated) -> tuple[str, lis
     KeyholderUnavailable."""
     owner = identities.verified_statement(parts, found.compartment.owner_gid)
     public = _public(owner)
-    opened = _keys(parts, login, found)
-    files: list[tuple[Item, bytes]] = []
-    for one in opened:
-        files += _files_of(parts, found.compartment, owner, public, one)
-    files.sort(key=lambda pair: (pair[0].created_at, pair[0].id))
-    return opened[0].secret.title, files
+    files: dict[str, tuple[Item, bytes]] = {}
+    for _ in range(ROLLS_MEANWHILE_MAX):
+        opened = _keys(parts, login, found)
+        # The oldest epoch first: the worker moves files from one to the next, and one moved in between is seen twice.
+        for one in reversed(opened):
+            files |= {item.id: (item, dek) for item, dek in _files_of(parts, found.compartment, owner, public, one)}
+        with parts.database.read() as db:
+            now_epoch = db.get_one(Compartment, found.compartment.id).epoch
+        if now_epoch <= opened[0].epoch:
+            break  # otherwise rolled since: some files may be under a key that was not opened yet
+    return opened[0].secret.title, sorted(files.values(), key=lambda pair: (pair[0].created_at, pair[0].id))
 
 
 def _public(owner: VerifiedPerson) -> PatientPublic:

@@ -96,7 +96,7 @@ def somebody_waits(clinic: Clinic) -> bool:  # noqa: F811
 def test_a_withdrawal_and_a_batch_do_not_wait_for_each_other(clinic: Clinic, rolled: str) -> None:  # noqa: F811
     """A withdrawal has the share, the worker comes, then the withdrawal wants the task."""
     [task] = rows(clinic, RewrapTask)
-    keys = compartments.open_keys(clinic.portal.keys.worker.private, task.id, task.keys_for_worker)
+    keys = rewrapping._keys(clinic.portal, task)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         with clinic.portal.database.write() as db:
             db.get(Compartment, rolled, with_for_update=True)

@@ -26,7 +26,7 @@ from myphr.people.keyholder import Keyholder, Sealed
 from myphr.records import removal
 from myphr.records.labels import Labels
 from myphr.records.models import Item
-from myphr.sharing import compartments, delegations, kinds, record_shares, shared_with_me, withdrawal
+from myphr.sharing import compartments, delegated_to_me, delegations, kinds, record_shares, shared_with_me, withdrawal
 from myphr.sharing.kinds import Filter
 from myphr.sharing.record_models import (
     Compartment,
@@ -353,6 +353,21 @@ def test_while_one_class_has_a_new_header_and_another_not_yet_both_open(
     catch_up(clinic)
     run_jobs(clinic)
     assert sorted(wrap.epoch for wrap in rows(clinic, ItemWrap)) == [1, 1]
+    assert sorted(opened(clinic, clinic.nurse, other)) == ["first", "last"]
+
+
+def test_a_reader_misses_no_file_that_is_wrapped_anew_while_they_look(
+    clinic: Clinic, labs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, real = delegate(clinic, clinic.nurse), delegated_to_me._files_of
+    stop(clinic, labs)
+
+    def then_the_worker(*arguments):
+        found = real(*arguments)
+        run_jobs(clinic)
+        return found
+
+    monkeypatch.setattr(delegated_to_me, "_files_of", then_the_worker)
     assert sorted(opened(clinic, clinic.nurse, other)) == ["first", "last"]
 
 

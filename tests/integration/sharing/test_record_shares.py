@@ -322,7 +322,7 @@ def test_a_reader_misses_no_file_while_the_worker_wraps_between_any_two_looks(
     record_shares.catch_up(clinic.portal, clinic.patient.login)
     record_shares.remove_person(clinic.portal, clinic.patient.login, family[1], gid_of(clinic.caregiver))
     task = rows(clinic, RewrapTask)[0]
-    keys = compartments.open_keys(clinic.portal.keys.worker.private, task.id, task.keys_for_worker)
+    keys = rewrapping._keys(clinic.portal, task)
     monkeypatch.setattr(rewrapping, "BATCH", 1)
     look, working = clinic.portal.database.read, []
 
