@@ -1,14 +1,16 @@
-"""The operator's command line: `myphr init | up | doctor | worker | template | audit | demo-data | operator`.
+"""The operator's command line: `myphr init | up | doctor | worker | template | audit | demo-data | identify ...`.
 
 Thin: parses, calls one function, prints plain words. Settings come from the environment (`MYPHR_*`).
 """
 
 import argparse
 import asyncio
+import json
 import os
 import pwd
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from myphr.errors import ConfigurationError, PortalError
@@ -138,6 +140,36 @@ def _demo_data(settings: Settings, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _identify(_settings: Settings, arguments: argparse.Namespace) -> int:
+    """One JSON object a line: what each file is, by its content alone. 1 if one could not be read."""
+    from myphr.ingest import identify, second_opinion
+
+    failed = 0
+    for path in _files_below(arguments.paths):
+        try:
+            with path.open("rb") as file:
+                head = file.read(identify.HEAD_BYTES)
+        except OSError as error:
+            print(json.dumps({"path": str(path), "error": error.strerror or type(error).__name__}))
+            failed = 1
+            continue
+        found = second_opinion.ask(head, identify.identify(head))
+        print(json.dumps({
+            "path": str(path), "format": found.format, "media_type": found.media_type, "puid": found.puid or None,
+            "rule": found.rule, "confidence": found.confidence,
+        }), flush=True)  # fmt: skip
+    return failed
+
+
+def _files_below(paths: list[str]) -> Iterator[Path]:
+    """The files as named, and those below folders in order; links are not followed out of a folder."""
+    for path in map(Path, paths):
+        if path.is_dir():
+            yield from (one for one in sorted(path.rglob("*")) if one.is_file() and not one.is_symlink())
+        else:
+            yield path
+
+
 def _operator(settings: Settings, arguments: argparse.Namespace) -> int:
     from myphr.errors import KeyholderUnavailable
     from myphr.people import accounts
@@ -172,6 +204,9 @@ def main(argv: list[str] | None = None) -> int:
     command("audit", _audit, "check the audit trail").add_argument("action", choices=("verify",))
     demo = command("demo-data", _demo_data, "load sample studies into an account")
     demo.add_argument("email", help="e-mail address of the account")
+
+    identify = command("identify", _identify, "say what files are, by their content: one JSON object a line")
+    identify.add_argument("paths", nargs="+", metavar="PATH", help="a file, or a folder with all below it")
 
     operator = command("operator", _operator, "let an account see the operator's page (and no record but its own)")
     operator.add_argument("email", help="e-mail address of the account")

@@ -188,13 +188,13 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "dicom_deflate_bomb.dcm": (dicom_deflate_bomb, "dicom"),
     "dicom_only_magic.dcm": (lambda: bytes(128) + b"DICM", "dicom"),
     "report.pdf": (lambda: b"<!doctype html><html><script>alert(1)</script>%PDF-1.4</html>", "html"),
-    "deep.json": (lambda: b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "text"),
-    "big_number.json": (lambda: json.dumps({"x": 1}).encode()[:-2] + b"9" * 100_000 + b"}", "text"),
+    "deep.json": (lambda: b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "unknown"),
+    "big_number.json": (lambda: json.dumps({"x": 1}).encode()[:-2] + b"9" * 100_000 + b"}", "json"),
     "entities.xml": (
         lambda: b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>',
-        "text",
+        "xml",
     ),
-    "active.svg": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>', "text"),
+    "active.svg": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>', "svg"),
     "many_pixels.png": (
         lambda: b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 50_000, 50_000) + bytes(9),
         "png",

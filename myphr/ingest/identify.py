@@ -5,22 +5,48 @@ another format's magic; HTML before a late PDF header; office before zip. Called
 """
 
 from myphr.ingest import dicom
-from myphr.ingest.formats import Identified, Rule, images, office, packed, pdf, programs, text
+from myphr.ingest.formats import (
+    Identified,
+    Rule,
+    genome,
+    images,
+    markup,
+    media,
+    messages,
+    neuro,
+    objects,
+    office,
+    packed,
+    pdf,
+    programs,
+    signals,
+    text,
+)
 from myphr.ingest.formats import dicom as dicom_rules
 from myphr.records.items import Facts
 
 HEAD_BYTES = 64 * 1024
 UNKNOWN = Identified("unknown", "application/octet-stream", "none", "guess")
 
+# Signatures first, then what has to be looked at more closely, then text; within text the stricter rule first.
 RULES: tuple[Rule, ...] = (
     *dicom_rules.RULES,
     *pdf.RULES,
     *images.RULES,
+    *media.RULES,
+    *signals.RULES,
+    *neuro.RULES,
+    *genome.RULES,
     *office.RULES,
     *packed.RULES,
     *programs.RULES,
     *text.HTML_RULES,
+    *markup.RULES,
+    *objects.RULES,
+    *messages.RULES,
     *pdf.LATE_RULES,
+    *genome.TEXT_RULES,
+    *signals.LATE_RULES,
     *text.RULES,
 )
 

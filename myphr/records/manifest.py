@@ -17,7 +17,7 @@ from sqlmodel import col, select
 from myphr.crypto import envelope
 from myphr.database import Database
 from myphr.errors import EnvelopeError, NotFound
-from myphr.records import summaries
+from myphr.records import formats, summaries
 from myphr.records.models import Item
 from myphr.records.opening import Ring, dek_of, open_details
 
@@ -25,13 +25,10 @@ VERSION = 1
 ITEMS_MAX = 50_000
 FOLDER_CHARACTERS_MAX = 60
 FILE_CHARACTERS_MAX = 100
-_ENDINGS = {
-    "pdf": ".pdf", "jpeg": ".jpg", "png": ".png", "gif": ".gif", "webp": ".webp", "tiff": ".tif", "heic": ".heic",
-    "avif": ".avif", "docx": ".docx", "doc": ".doc", "xlsx": ".xlsx", "xls": ".xls", "pptx": ".pptx", "ppt": ".ppt",
-    "odt": ".odt", "ods": ".ods", "odp": ".odp", "rtf": ".rtf", "text": ".txt", "html": ".html", "zip": ".zip",
-    "gzip": ".gz", "dicom": ".dcm",
+_SYNONYMS = {
+    ".jpeg": ".jpg", ".tiff": ".tif", ".htm": ".html", ".heif": ".heic", ".fasta": ".fa", ".fna": ".fa",
+    ".fq": ".fastq", ".csi": ".tbi", ".mpeg": ".mpg",
 }  # fmt: skip
-_SYNONYMS = {".jpeg": ".jpg", ".tiff": ".tif", ".htm": ".html"}
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _BATCH = 500  # SQLite takes at most 32,766 variables in one statement; PostgreSQL plans short lists better
 
@@ -200,11 +197,10 @@ def _instance_order(details: dict[str, Any], item: Item) -> tuple[Any, ...]:
 def _document_name(item: Item, details: dict[str, Any]) -> str:
     """The item's own name with an ending that fits its content: programs in the machine go by the ending."""
     name = safe_name(str(details.get("name") or ""), FILE_CHARACTERS_MAX) or "document"
-    wanted = _ENDINGS.get(item.format)
-    if wanted is None:
-        return name
+    wanted = formats.of(item.format).ending
     _stem, dot, ending = name.rpartition(".")
     has = f".{ending.lower()}" if dot else ""
-    if _SYNONYMS.get(has, has) == wanted or (item.format == "text" and has in (".csv", ".md", ".log", ".xml", ".json")):
+    fits = name.lower().endswith(wanted) or _SYNONYMS.get(has) == wanted
+    if fits or (item.format == "text" and has in (".csv", ".md", ".log", ".xml", ".json")):
         return name
     return f"{name}{wanted}"

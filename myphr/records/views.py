@@ -17,21 +17,12 @@ from sqlmodel import Session, col, select
 
 from myphr.database import Database, now
 from myphr.errors import EnvelopeError, NotFound
-from myphr.records import summaries
+from myphr.records import formats, summaries
 from myphr.records.models import ArchiveTask, Item, Study, Upload
 from myphr.records.opening import Ring, details_of, seal_summary, summary_of
 
 DOCUMENTS_SHOWN = 200
 _SETTLE = dt.timedelta(seconds=3)  # while slices pour in, the page polls: sum up once they pause
-
-_FORMATS = {
-    "dicom": "Medical image", "dicomdir": "Table of contents of a medical CD", "pdf": "PDF", "jpeg": "Photo (JPEG)",
-    "png": "Picture (PNG)", "gif": "Picture (GIF)", "webp": "Picture (WebP)", "tiff": "Picture (TIFF)",
-    "heic": "Photo (HEIC)", "avif": "Picture (AVIF)", "docx": "Word document", "doc": "Word document",
-    "xlsx": "Spreadsheet", "xls": "Spreadsheet", "pptx": "Slides", "ppt": "Slides", "odt": "Text document",
-    "ods": "Spreadsheet", "odp": "Slides", "rtf": "Text document", "text": "Plain text", "html": "Web page",
-    "zip": "Zip archive", "gzip": "Packed file", "program": "Program (never run)", "unknown": "File of unknown kind",
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +260,7 @@ def _item_view(ring: Ring, item: Item) -> ItemView:
         name=details.get("name", ""),
         path=details.get("path", ""),
         format=item.format,
-        format_words=_FORMATS.get(item.format, item.format.upper()),
+        format_words=formats.of(item.format).words,
         media_type=item.media_type,
         plain_bytes=item.plain_bytes,
         size_words=summaries.size_words(item.plain_bytes),

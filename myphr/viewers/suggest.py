@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 
+from myphr.records import formats as all_formats
 from myphr.viewers.catalogue import Viewer
 
 MODALITY_WORDS = {
@@ -24,27 +25,6 @@ MODALITY_WORDS = {
     "SM": "microscope",
     "ES": "endoscopy",
     "XC": "photo",
-}
-FORMAT_WORDS = {
-    "pdf": ("PDF document", "PDF documents"),
-    "jpeg": ("photo", "photos"),
-    "png": ("picture", "pictures"),
-    "gif": ("picture", "pictures"),
-    "webp": ("picture", "pictures"),
-    "tiff": ("scan", "scans"),
-    "text": ("text file", "text files"),
-    "html": ("web page", "web pages"),
-    "rtf": ("text document", "text documents"),
-    "docx": ("text document", "text documents"),
-    "doc": ("text document", "text documents"),
-    "odt": ("text document", "text documents"),
-    "xlsx": ("table", "tables"),
-    "xls": ("table", "tables"),
-    "ods": ("table", "tables"),
-    "csv": ("table", "tables"),
-    "pptx": ("presentation", "presentations"),
-    "ppt": ("presentation", "presentations"),
-    "odp": ("presentation", "presentations"),
 }
 FITS, MODALITY, TOUCH, RANK = 100.0, 10.0, 3.0, 1.0  # weights: what it opens decides, the rest breaks ties
 
@@ -69,7 +49,7 @@ def _words(formats: Counter[str], modalities: Counter[str]) -> str:
         return _counted(formats["dicom"], f"{kind}image", f"{kind}images")
     kinds: Counter[tuple[str, str]] = Counter()
     for code, count in formats.items():
-        kinds[FORMAT_WORDS.get(code, ("file", "files"))] += count
+        kinds[all_formats.of(code).counted] += count
     if len(kinds) > 2:
         return _counted(total, "file", "files")
     return " and ".join(_counted(count, *words) for words, count in kinds.most_common())

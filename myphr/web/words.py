@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from flask import Flask
 
+from myphr.records import formats
 from myphr.web.zones import local
 
 _ICON_OF_MODALITY = {
@@ -22,9 +23,6 @@ _ICON_OF_MODALITY = {
     "BMD": "bone",
     "XC": "picture",
 }
-_ICON_OF_FORMAT = {"zip": "zip", "gzip": "zip", "dicom": "scan", "dicomdir": "scan"} | dict.fromkeys(
-    ("jpeg", "png", "gif", "webp", "tiff", "heic", "avif"), "picture"
-)
 _DEVICE_ICON = {"iPad": "device", "Android": "device", "iPhone": "device"}
 
 
@@ -34,7 +32,7 @@ def modality_icon(codes: Iterable[str]) -> str:
 
 
 def format_icon(code: str) -> str:
-    return _ICON_OF_FORMAT.get(code, "file")
+    return formats.of(code).icon
 
 
 def date_words(date: dt.date) -> str:

@@ -15,6 +15,7 @@ class Identified:
     media_type: str
     rule: str
     confidence: str = "certain"
+    puid: str = ""  # the PRONOM id of that format (nationalarchives.gov.uk/PRONOM), where it has one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Rule:
     test: Callable[[bytes], Identified | None]
 
 
-def magic(name: str, format: str, media_type: str, *signatures: bytes, offset: int = 0) -> Rule:
+def magic(name: str, format: str, media_type: str, *signatures: bytes, offset: int = 0, puid: str = "") -> Rule:
     """The common case: fixed bytes at a fixed place."""
-    found = Identified(format, media_type, name)
+    found = Identified(format, media_type, name, puid=puid)
 
     def test(head: bytes) -> Identified | None:
         return found if any(head.startswith(signature, offset) for signature in signatures) else None

@@ -8,6 +8,7 @@ from myphr.ingest import dicom
 from myphr.ingest.formats import Identified, Rule
 
 MEDIA_TYPE = "application/dicom"
+PUID = "fmt/574"
 _DIRECTORY_CLASS = b"1.2.840.10008.1.3.10"  # Media Storage Directory Storage (PS3.3, F)
 
 
@@ -15,13 +16,13 @@ def _with_preamble(head: bytes) -> Identified | None:
     if head[128:132] != b"DICM":
         return None
     if _DIRECTORY_CLASS in head[132:512]:
-        return Identified("dicomdir", MEDIA_TYPE, "dicom-directory")
-    return Identified("dicom", MEDIA_TYPE, "dicom-preamble")
+        return Identified("dicomdir", MEDIA_TYPE, "dicom-directory", puid=PUID)
+    return Identified("dicom", MEDIA_TYPE, "dicom-preamble", puid=PUID)
 
 
 def _without_preamble(head: bytes) -> Identified | None:
     if dicom.looks_like_elements(head):
-        return Identified("dicom", MEDIA_TYPE, "dicom-elements", "likely")
+        return Identified("dicom", MEDIA_TYPE, "dicom-elements", "likely", PUID)
     return None
 
 

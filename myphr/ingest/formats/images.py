@@ -1,30 +1,102 @@
-"""Pictures: JPEG, PNG, GIF, WebP, TIFF and HEIC. Sizes and metadata are not looked at here."""
+"""Pictures: JPEG, PNG, GIF, WebP, BMP, TIFF with its medical kinds (OME-TIFF, whole slides), JPEG 2000, HEIF.
+
+A TIFF's kind stands in its first directory (TIFF 6.0, section 2), which a writer may put anywhere: one whose directory
+lies beyond the head is a plain TIFF. Sizes and other metadata are not looked at here.
+"""
+
+import struct
 
 from myphr.ingest.formats import Identified, Rule, magic
 
-_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"miaf"}
+_IMAGE_DESCRIPTION, _SOFTWARE, _NDPI_FORMAT = 270, 305, 65420
+_DIRECTORY_ENTRIES_MAX = 512
 
 
 def _webp(head: bytes) -> Identified | None:
-    return Identified("webp", "image/webp", "webp") if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return None
+    puid = {b"VP8 ": "fmt/566", b"VP8L": "fmt/567", b"VP8X": "fmt/568"}.get(head[12:16], "")
+    return Identified("webp", "image/webp", "webp", puid=puid)
 
 
-def _heic(head: bytes) -> Identified | None:
+def _heif(head: bytes) -> Identified | None:
     """ISO base media file (ISO/IEC 14496-12, 4.3): the major brand, then the compatible ones."""
     if head[4:8] != b"ftyp":
         return None
     end = min(int.from_bytes(head[:4], "big"), 256)
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, end, 4))}
-    if b"avif" in brands:
+    if b"avif" in brands or b"avis" in brands:
         return Identified("avif", "image/avif", "avif")
-    return Identified("heic", "image/heic", "heic") if brands & _HEIC_BRANDS else None
+    return Identified("heif", "image/heif", "heif", puid="fmt/1101") if brands & _HEIF_BRANDS else None
+
+
+def _jpeg(head: bytes) -> Identified | None:
+    if head[:3] != b"\xff\xd8\xff":
+        return None
+    puid = "fmt/41"
+    if head[6:11] == b"JFIF\0":
+        puid = {b"\1\0": "fmt/42", b"\1\1": "fmt/43", b"\1\2": "fmt/44"}.get(head[11:13], "fmt/41")
+    return Identified("jpeg", "image/jpeg", "jpeg", puid=puid)
+
+
+def _bmp(head: bytes) -> Identified | None:
+    """BITMAPFILEHEADER: reserved words are zero, and a header of a known size follows."""
+    known = int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)
+    return Identified("bmp", "image/bmp", "bmp") if head[:2] == b"BM" and head[6:10] == bytes(4) and known else None
+
+
+def _tiff(head: bytes) -> Identified | None:
+    order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
+    version = struct.unpack_from(order + "H", head, 2)[0] if order and len(head) >= 8 else 0
+    if version not in (42, 43):
+        return None
+    tags = _first_directory(head, order, big=version == 43)
+    description, software = tags.get(_IMAGE_DESCRIPTION, b""), tags.get(_SOFTWARE, b"")
+    if b"<OME" in description[:4096] and b"openmicroscopy.org" in description[:4096]:
+        return Identified("ome-tiff", "image/tiff", "tiff-ome", puid="fmt/353")
+    if description.startswith(b"Aperio"):
+        return Identified("svs", "image/tiff", "tiff-aperio", puid="fmt/353")
+    if _NDPI_FORMAT in tags:
+        return Identified("ndpi", "image/tiff", "tiff-hamamatsu", puid="fmt/353")
+    if software.startswith((b"Philips DP", b"ScanOutputManager")):
+        return Identified("philips-tiff", "image/tiff", "tiff-philips", puid="fmt/353")
+    return Identified("tiff", "image/tiff", "tiff", puid="fmt/353" if version == 42 else "fmt/1917")
+
+
+def _first_directory(head: bytes, order: str, *, big: bool) -> dict[int, bytes]:
+    """Tags of the first directory with what of their values lies within the head."""
+    count_type, entry_bytes, value_at = ("Q", 20, 12) if big else ("H", 12, 8)
+    offset_type = "Q" if big else "I"
+    inline = struct.calcsize(order + offset_type)
+    found: dict[int, bytes] = {}
+    try:
+        at = struct.unpack_from(order + offset_type, head, 8 if big else 4)[0]
+        count = struct.unpack_from(order + count_type, head, at)[0]
+        at += struct.calcsize(order + count_type)
+        for _ in range(min(count, _DIRECTORY_ENTRIES_MAX)):
+            tag, kind = struct.unpack_from(order + "HH", head, at)
+            length = struct.unpack_from(order + offset_type, head, at + 4)[0]
+            start = at + value_at
+            if kind == 2 and length > inline:
+                start = struct.unpack_from(order + offset_type, head, start)[0]
+            found.setdefault(tag, head[start : start + length] if kind == 2 else b"")
+            at += entry_bytes
+    except struct.error:
+        pass  # the rest lies beyond the head, or nowhere
+    return found
 
 
 RULES = (
-    magic("jpeg", "jpeg", "image/jpeg", b"\xff\xd8\xff"),
-    magic("png", "png", "image/png", b"\x89PNG\r\n\x1a\n"),
-    magic("gif", "gif", "image/gif", b"GIF87a", b"GIF89a"),
+    Rule("jpeg", _jpeg),
+    magic("png", "png", "image/png", b"\x89PNG\r\n\x1a\n", puid="fmt/11"),
+    magic("gif-87", "gif", "image/gif", b"GIF87a", puid="fmt/3"),
+    magic("gif-89", "gif", "image/gif", b"GIF89a", puid="fmt/4"),
     Rule("webp", _webp),
-    magic("tiff", "tiff", "image/tiff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-    Rule("heic", _heic),
+    Rule("tiff", _tiff),
+    Rule("heif", _heif),
+    Rule("bmp", _bmp),
+    magic("jpeg-2000", "jp2", "image/jp2", b"\0\0\0\x0cjP  \r\n\x87\n", puid="x-fmt/392"),
+    magic("jpeg-2000-stream", "j2k", "image/jp2", b"\xff\x4f\xff\x51\x00"),
+    magic("jpeg-xl", "jxl", "image/jxl", b"\0\0\0\x0cJXL \r\n\x87\n"),
 )

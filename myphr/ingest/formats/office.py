@@ -16,11 +16,17 @@ _OPEN_DOCUMENT = {
     b"application/vnd.oasis.opendocument.spreadsheet": "ods",
     b"application/vnd.oasis.opendocument.presentation": "odp",
 }
+_PUIDS = {
+    "docx": "fmt/412", "xlsx": "fmt/214", "pptx": "fmt/215", "doc": "fmt/40", "xls": "fmt/61", "ppt": "fmt/126",
+    "msg": "x-fmt/430",
+}  # fmt: skip
 _OLE2_STREAMS = {
     "WordDocument": ("doc", "application/msword"),
     "Workbook": ("xls", "application/vnd.ms-excel"),
     "Book": ("xls", "application/vnd.ms-excel"),
     "PowerPoint Document": ("ppt", "application/vnd.ms-powerpoint"),
+    "__nameid_version1.0": ("msg", "application/vnd.ms-outlook"),
+    "__properties_version1.0": ("msg", "application/vnd.ms-outlook"),
 }
 
 
@@ -39,12 +45,15 @@ def _ooxml(head: bytes) -> Identified | None:
     if head[:4] != b"PK\x03\x04":
         return None
     names = member_names(head)
-    if b"[Content_Types].xml" not in names and not names[0].startswith((b"_rels/", b"docProps/")):
+    if not names:
+        return None
+    parts = sum(name.endswith((b".xml", b".rels")) for name in names)
+    if b"[Content_Types].xml" not in names and not names[0].startswith((b"_rels/", b"docProps/")) and parts < 3:
         return None
     for name in names:
         for folder, (format_code, media_type) in _OOXML_FOLDERS.items():
             if name.startswith(folder):
-                return Identified(format_code, media_type, "ooxml")
+                return Identified(format_code, media_type, "ooxml", puid=_PUIDS[format_code])
     return None
 
 
@@ -67,13 +76,25 @@ def _ole2(head: bytes) -> Identified | None:
     directory = head[at : at + 4096]
     for stream, (format_code, media_type) in _OLE2_STREAMS.items():
         if stream.encode("utf-16-le") in (directory or head):
-            return Identified(format_code, media_type, "ole2")
-    return Identified("doc", "application/msword", "ole2-unread", "guess")
+            return Identified(format_code, media_type, "ole2", puid=_PUIDS[format_code])
+    return Identified("ole2", "application/x-ole-storage", "ole2-unread", "likely", "fmt/111")
+
+
+def _epub(head: bytes) -> Identified | None:
+    """EPUB 3, OCF 4.3: `mimetype` first and stored, as in OpenDocument."""
+    fits = head[30:38] == b"mimetype" and head.startswith(b"application/epub+zip", 38)
+    return (
+        Identified("epub", "application/epub+zip", "epub", puid="fmt/483")
+        if fits and head[:4] == b"PK\x03\x04"
+        else None
+    )
 
 
 RULES = (
+    Rule("epub", _epub),
     Rule("opendocument", _open_document),
     Rule("ooxml", _ooxml),
     Rule("ole2", _ole2),
     magic("rtf", "rtf", "application/rtf", b"{\\rtf"),
+    magic("postscript", "ps", "application/postscript", b"%!PS-Adobe", puid="x-fmt/91"),
 )

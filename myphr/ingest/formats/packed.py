@@ -1,8 +1,37 @@
-"""Archives and packed files. Office documents are zips too and are asked first."""
+"""Archives, disc images and packed files. Office documents are zips too and are asked first, blocked gzips before."""
 
-from myphr.ingest.formats import magic
+from myphr.ingest.formats import Identified, Rule, genome, magic, neuro
+from myphr.ingest.formats.inflate import first_bytes
+
+_ISO_SECTOR = 16 * 2048  # ECMA-119, 6.2.1: the first volume descriptor
+
+
+def _gzip(head: bytes) -> Identified | None:
+    if head[:3] != b"\x1f\x8b\x08":
+        return None
+    inside = first_bytes(head)
+    if neuro.nifti(inside):
+        return Identified("nifti-gz", "application/gzip", "nifti-gz", puid="x-fmt/266")
+    if inside[257:262] == b"ustar":
+        return Identified("tar-gz", "application/gzip", "tar-gz", puid="x-fmt/266")
+    return genome.packed(inside) or Identified("gzip", "application/gzip", "gzip", puid="x-fmt/266")
+
+
+def _iso(head: bytes) -> Identified | None:
+    """ISO 9660 or UDF: descriptors from sector 16 on, each with its name behind one byte."""
+    if head[_ISO_SECTOR + 1 : _ISO_SECTOR + 6] in (b"CD001", b"BEA01", b"NSR02", b"NSR03"):
+        return Identified("iso9660", "application/x-iso9660-image", "iso-9660", puid="fmt/468")
+    return None
+
 
 RULES = (
-    magic("zip", "zip", "application/zip", b"PK\x03\x04", b"PK\x05\x06"),
-    magic("gzip", "gzip", "application/gzip", b"\x1f\x8b\x08"),
+    magic("zip", "zip", "application/zip", b"PK\x03\x04", b"PK\x05\x06", puid="x-fmt/263"),
+    Rule("gzip", _gzip),
+    magic("7z", "7z", "application/x-7z-compressed", b"7z\xbc\xaf\x27\x1c", puid="fmt/484"),
+    magic("rar", "rar", "application/vnd.rar", b"Rar!\x1a\x07\x00", b"Rar!\x1a\x07\x01\x00"),
+    magic("xz", "xz", "application/x-xz", b"\xfd7zXZ\0", puid="fmt/1098"),
+    magic("bzip2", "bzip2", "application/x-bzip2", *(b"BZh%d1AY&SY" % n for n in range(1, 10)), puid="x-fmt/268"),
+    magic("zstd", "zstd", "application/zstd", b"\x28\xb5\x2f\xfd"),
+    magic("tar", "tar", "application/x-tar", b"ustar\0", b"ustar  \0", offset=257, puid="x-fmt/265"),
+    Rule("iso", _iso),
 )

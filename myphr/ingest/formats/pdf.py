@@ -1,14 +1,29 @@
 """PDF (ISO 32000-1, 7.5.2). The header may stand anywhere in the first KiB, but a page of HTML that merely mentions it
 is HTML: `identify` asks the HTML rule first."""
 
-from myphr.ingest.formats import Identified, Rule, magic
+from myphr.ingest.formats import Identified, Rule
 
 MEDIA_TYPE = "application/pdf"
 
 
+_VERSIONS = {  # PRONOM counts the versions one by one
+    b"1.0": "fmt/14", b"1.1": "fmt/15", b"1.2": "fmt/16", b"1.3": "fmt/17", b"1.4": "fmt/18", b"1.5": "fmt/19",
+    b"1.6": "fmt/20", b"1.7": "fmt/276", b"2.0": "fmt/1129",
+}  # fmt: skip
+
+
+def _found(head: bytes, rule: str, confidence: str) -> Identified:
+    at = head.index(b"%PDF-") + 5
+    return Identified("pdf", MEDIA_TYPE, rule, confidence, _VERSIONS.get(head[at : at + 3], ""))
+
+
+def _header(head: bytes) -> Identified | None:
+    return _found(head, "pdf", "certain") if head.startswith((b"%PDF-", b"\xef\xbb\xbf%PDF-")) else None
+
+
 def _late_header(head: bytes) -> Identified | None:
-    return Identified("pdf", MEDIA_TYPE, "pdf-late-header", "likely") if b"%PDF-" in head[:1024] else None
+    return _found(head, "pdf-late-header", "likely") if b"%PDF-" in head[:1024] else None
 
 
-RULES = (magic("pdf", "pdf", MEDIA_TYPE, b"%PDF-", b"\xef\xbb\xbf%PDF-"),)
+RULES = (Rule("pdf", _header),)
 LATE_RULES = (Rule("pdf-late-header", _late_header),)

@@ -1,0 +1,50 @@
+"""Messages and cards as text: HL7 version 2 (chapter 2), e-mail (RFC 5322), Blue Button, calendars, address cards."""
+
+import re
+
+from myphr.ingest.formats import Identified, Rule
+
+# A segment's name, the field separator and four or five encoding characters (2.5.4). Some writers double the backslash.
+_HL7 = re.compile(rb"(?:\xef\xbb\xbf)?[\s\x0b]*(?:FHS|BHS|MSH)([|!#$%*+,./:;=@^~-])[^\w\s]{2,6}\1")
+_FIELD = re.compile(rb"(?:[A-Za-z][A-Za-z0-9-]{0,75}):[ \t]|[ \t]+\S")
+_MAIL_FIELDS = (
+    b"received:", b"return-path:", b"delivered-to:", b"from:", b"to:", b"date:", b"subject:", b"message-id:",
+    b"mime-version:",
+)  # fmt: skip
+_BLUE_BUTTON = re.compile(
+    rb"MY HEALTHEVET PERSONAL (?:HEALTH )?INFORMATION|MYMEDICARE\.GOV PERSONAL HEALTH INFORMATION|BLUE BUTTON|"
+    rb"TRICARE ONLINE.{0,80}PERSONAL HEALTH",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def _hl7(head: bytes) -> Identified | None:
+    return Identified("hl7v2", "application/hl7-v2", "hl7-segment") if _HL7.match(head[:512]) else None
+
+
+def _mail(head: bytes) -> Identified | None:
+    """Header fields up to an empty line, at least three of those that mails have."""
+    top = head[:32_768].removeprefix(b"From ").replace(b"\r\n", b"\n").split(b"\n\n", 1)[0]
+    lines = top.split(b"\n")[:200]
+    if len(lines) < 3 or not all(_FIELD.match(line) for line in lines[1:-1] or lines):
+        return None
+    known = {field for field in _MAIL_FIELDS for line in lines if line[:16].lower().startswith(field)}
+    return Identified("eml", "message/rfc822", "mail-fields", puid="fmt/950") if len(known) >= 3 else None
+
+
+def _blue_button(head: bytes) -> Identified | None:
+    if head[:1] in (b"<", b"{", b"%", b"P"):
+        return None
+    return Identified("text-bluebutton", "text/plain", "blue-button") if _BLUE_BUTTON.search(head[:2048]) else None
+
+
+def _card(head: bytes) -> Identified | None:
+    start = head.removeprefix(b"\xef\xbb\xbf")[:32].upper()
+    if start.startswith(b"BEGIN:VCALENDAR"):
+        return Identified("ics", "text/calendar", "calendar", puid="fmt/387")
+    return (
+        Identified("vcard", "text/vcard", "address-card", puid="fmt/395") if start.startswith(b"BEGIN:VCARD") else None
+    )
+
+
+RULES = (Rule("hl7v2", _hl7), Rule("card", _card), Rule("blue-button", _blue_button), Rule("mail", _mail))
