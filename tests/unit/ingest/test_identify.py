@@ -1,4 +1,4 @@
-"""What a file is, told by its content: a smallest example of each format from its standard, and what must not fool us."""
+"""What a file is, by its content: a smallest example of each format from its standard, and what must not fool us."""
 
 import gzip
 import json
