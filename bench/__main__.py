@@ -9,7 +9,7 @@ import platform
 import sys
 import time
 
-ALL = ("start", "screen", "uploads", "files", "pages", "abe", "sharing")
+ALL = ("start", "screen", "uploads", "files", "pages", "abe", "sharing", "identification")
 
 
 def machine() -> str:
