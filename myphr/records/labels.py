@@ -23,7 +23,7 @@ from myphr.crypto.abe.dates import FIRST_DAY, LAST_DAY
 from myphr.database import Database
 from myphr.errors import EnvelopeError, FormRefused
 from myphr.people.keyring import KeyRing
-from myphr.records import summaries
+from myphr.records import formats, summaries
 from myphr.records.models import Item
 from myphr.records.opening import dek_of, open_details
 from myphr.records.views import load_item, load_study
@@ -43,10 +43,6 @@ NO_MODALITY = "none"
 _GUESS_VERSION = 1  # a higher one makes every guess anew; what an owner said stays
 _LABEL = "myphr/item-labels/1"
 _BATCH = 500
-_OF_FORMAT = dict.fromkeys(("jpeg", "png", "gif", "webp", "tiff", "heic", "avif"), "photo") | dict.fromkeys(
-    ("pdf", "postscript", "docx", "doc", "odt", "rtf", "text", "html", "xlsx", "xls", "ods", "csv", "pptx", "ppt",
-     "odp"), "document",
-)  # fmt: skip
 _OF_MODALITY = {"ECG": "ecg", "EPS": "ecg", "HD": "ecg", "SR": "document", "DOC": "document", "XC": "photo"}
 
 log = logging.getLogger(__name__)
@@ -72,7 +68,7 @@ class Labels:
 def guess(format: str, headers: Mapping[str, Any] | None, added: dt.date) -> Labels:
     """What the file says about itself. Nothing is sensitive until its owner says so."""
     if format != "dicom" or headers is None:
-        return Labels(_OF_FORMAT.get(format, "other"), NO_MODALITY, False, added)
+        return Labels(formats.of(format).type, NO_MODALITY, False, added)
     code = re.sub("[^A-Z0-9]", "", str(headers.get("modality") or "").upper())[:16]
     day = summaries.date_of(str(headers.get("study_date") or ""))
     known = day is not None and FIRST_DAY <= day <= LAST_DAY

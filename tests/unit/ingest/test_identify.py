@@ -11,6 +11,7 @@ import pytest
 from myphr.ingest.formats import inflate
 from myphr.ingest.identify import HEAD_BYTES, RULES, identify
 from myphr.records import formats
+from myphr.records.labels import TYPES
 
 HL7 = b"MSH|^~\\&|LAB|HOSPITAL|PHR|HOME|20260101||ORU^R01|1|P|2.5\rPID|1||4711\r"
 VCF = b"##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n1\t10\t.\tA\tC\t.\t.\t.\n"
@@ -242,6 +243,7 @@ def test_each_format_is_told_by_its_content(code: str, head: bytes) -> None:
 
 def test_every_format_has_words_and_every_word_its_format() -> None:
     assert set(EXAMPLES) == set(formats.FORMATS)
+    assert {one.type for one in formats.FORMATS.values()} <= set(TYPES)
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ SAID = Labels("laboratory", "none", True, DAY)
     ("dicom", {"modality": "ECG", "study_date": "20040826"}, Labels("ecg", "ecg", False, dt.date(2004, 8, 26))),
     ("dicom", {"modality": "SR"}, Labels("document", "sr", False, DAY)),
     ("dicom", {"modality": "M R/", "study_date": "18991231"}, Labels("imaging", "mr", False, DAY)),
-    ("dicom", {}, Labels("imaging", "none", False, DAY)), ("dicom", None, Labels("other", "none", False, DAY)),
-    ("pdf", None, Labels("document", "none", False, DAY)), ("heic", None, Labels("photo", "none", False, DAY)),
+    ("dicom", {}, Labels("imaging", "none", False, DAY)), ("dicom", None, Labels("imaging", "none", False, DAY)),
+    ("pdf", None, Labels("document", "none", False, DAY)), ("heif", None, Labels("photo", "none", False, DAY)),
     ("zip", None, Labels("other", "none", False, DAY)), ("from-the-future", None, Labels("other", "none", False, DAY)),
 ])  # fmt: skip
 def test_a_file_is_guessed_from_its_format_and_headers(format: str, headers: dict | None, found: Labels) -> None:
