@@ -6,10 +6,12 @@ services that share and open cannot hide here: contexts are written out anew, af
 kind of share is one more method of `_Attempt`, called by `run`, that adds to `header_keys` and notes in `haul.headers`.
 """
 
+import base64
 import contextlib
 import dataclasses
 import hashlib
 import itertools
+import json
 import sqlite3
 import struct
 import uuid
@@ -18,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from myphr.crypto import container, envelope
-from myphr.crypto.abe import curve, encapsulation, multi_authority, policy, shares
+from myphr.crypto.abe import curve, encapsulation, key_policy, multi_authority, policy, shares
+from myphr.crypto.abe.key_policy import KpKey, PatientPublic
 from myphr.crypto.abe.multi_authority import AttributeKey, AuthorityPublic, AuthoritySecret
 from myphr.errors import AbeMalformed, ContainerError, EnvelopeError
 
@@ -42,6 +45,7 @@ class Loot:
     authorities: tuple[AuthoritySecret, ...] = ()
     attribute_keys: tuple[AttributeKey, ...] = ()
     publics: tuple[AuthorityPublic, ...] = ()
+    patients: tuple[PatientPublic, ...] = ()  # what everybody may know of those who share by kind
 
     def __or__(self, other: "Loot") -> "Loot":
         both = {}
@@ -90,6 +94,7 @@ class _Attempt:
         self.halves: set[bytes] = set(loot.halves) | set(loot.secrets)
         self.header_keys: set[bytes] = set(loot.secrets)
         self.keys = list(loot.attribute_keys)
+        self.label_keys: list[KpKey] = []
         self.containers = list(self._containers())
 
     def run(self) -> Haul:
@@ -97,6 +102,7 @@ class _Attempt:
             self._keys_in_the_open()
         self._envelopes_to_known_keys()
         self._policy_headers()
+        self._label_headers()
         self._compartment_keys()
         self._wraps()
         for raw in self.containers:
@@ -163,6 +169,20 @@ class _Attempt:
                     context = envelope.context_for("rewrap", row["id"])
                     opened = opener.open(row["keys_for_worker"] or b"", context=context)
                     self.cks |= {opened[at + 4 : at + 36] for at in range(0, len(opened), 36)}
+                with contextlib.suppress(EnvelopeError):
+                    context = envelope.context_for("rewrap-classes", row["id"])
+                    opened = opener.open(row["keys_for_worker"] or b"", context=context)
+                    self.cks |= {opened[at + 20 : at + 52] for at in range(0, len(opened), 52)}
+            self._delegations(opener)
+
+    def _delegations(self, opener: envelope.Opener) -> None:
+        """Keys over labels that were sealed to somebody."""
+        gid_of = {row["id"]: row["gid"] for row in self._rows("delegation")}
+        for row in self._rows("delegation_key"):
+            place = (row["delegation_id"], str(row["epoch"]), gid_of.get(row["delegation_id"], NOBODY))
+            with contextlib.suppress(EnvelopeError):
+                opened = json.loads(opener.open(row["sealed"], context=envelope.context_for("delegation", *place)))
+                self.label_keys.append(KpKey.from_bytes(base64.b64decode(opened["key"])))
 
     def _policy_headers(self) -> None:
         """Headers of attributes, with every key there is forced on every row, whosoever it is."""
@@ -183,6 +203,51 @@ class _Attempt:
                 if curve.generator_power(drawn) == element:  # the right seed; a wrong one is tried as well
                     self.haul.headers.add((row["compartment_id"], row["epoch"]))
                     break
+
+    def _label_headers(self) -> None:
+        """Headers of labels, with every key there is forced on them: rows that would be right, each alone, all of them;
+        a label that the header lacks is replaced by each that it has."""
+        owners = {row["id"]: row["owner_gid"] for row in self._rows("compartment")}
+        classes = {row["id"]: owners[row["compartment_id"]] for row in self._rows("label_class")}
+        for row in self._rows("label_class_key"):
+            class_id, owner = row["label_class_id"], classes.get(row["label_class_id"])
+            if owner is None:
+                continue
+            parsed = key_policy._parse(row["header"])
+            bound = envelope.context_for("compartment", class_id, owner, str(row["epoch"]))
+            for patient in self.loot.patients:
+                context = key_policy._context(parsed.start, patient, bound)
+                for picks, divisor in self._label_ways(parsed.labels):
+                    element = key_policy._recovered(parsed, picks, divisor)
+                    seed = encapsulation.cover(parsed.covered, key_policy._TAG_COVER, context, element)
+                    self.header_keys.add(encapsulation.derive_key(seed, key_policy._TAG_KEY, row["header"]))
+                    drawn = shares.Draws(seed, key_policy._TAG_ENCAPSULATE, context).draw()
+                    if patient.a.power(drawn) == element:
+                        self.haul.headers.add((class_id, row["epoch"]))
+                        break
+
+    def _label_ways(self, labels: tuple[policy.Attribute, ...]) -> Iterator[tuple[list[key_policy._Pick], int]]:
+        for key in self.label_keys:
+            leaves = list(policy.leaves_of(key.policy))
+            right = [shares.choose(key.policy, known) for known in (frozenset(labels), frozenset(leaves))]
+            patterns = [one for one in right if one is not None]
+            patterns += [([(row, 1)], 1) for row in range(len(leaves))]
+            patterns.append(([(row, 1) for row in range(len(leaves))], 1))
+            for rows, divisor in patterns:
+                lacking = any(leaves[row] not in labels for row, _ in rows)
+                for stand_in in labels if lacking else labels[:1]:
+                    picks = [key_policy._Pick(row, factor, key, leaves[row] if leaves[row] in labels else stand_in)
+                             for row, factor in rows]  # fmt: skip
+                    yield picks, divisor
+        yield from self._pooled(labels)
+
+    def _pooled(self, labels: tuple[policy.Attribute, ...]) -> Iterator[tuple[list[key_policy._Pick], int]]:
+        """Rows of two keys together, each met by the label it names or by the first there is."""
+        for one, other in itertools.permutations(self.label_keys, 2):
+            picks = [key_policy._Pick(row, 1, key, leaf if leaf in labels else labels[0])
+                     for key in (one, other) for row, leaf in enumerate(policy.leaves_of(key.policy))]  # fmt: skip
+            yield picks, 1
+            yield [pick for pick in picks if pick.label in policy.leaves_of(pick.key.policy)] or picks, 1
 
     def _ways(self, tree: policy.Policy) -> Iterator[tuple[list[multi_authority._Pick], int]]:
         """All rows with the factors that would be right, and each row alone; every key relabelled to fit its row; each
@@ -223,7 +288,7 @@ class _Attempt:
 
     def _compartment_keys(self) -> None:
         """A share's key out of a header's key and a half, and out of either alone, should one be enough."""
-        for row in self._rows("compartment_key"):
+        for row in (*self._rows("compartment_key"), *self._rows("label_class_key")):
             digest = hashlib.sha256(row["header"]).digest()
             both = [key + half for key in self.header_keys for half in self.halves]
             alone = [*self.header_keys, *self.halves]
@@ -238,6 +303,7 @@ class _Attempt:
                 with contextlib.suppress(EnvelopeError):
                     self.haul.words.add(envelope.unwrap(ck, row["wrapped_words"], context=context).decode())
             for row in self._rows("item_wrap"):
-                context = envelope.context_for("item-wrap", row["compartment_id"], row["item_id"], str(row["epoch"]))
+                place = row["label_class_id"] or row["compartment_id"]
+                context = envelope.context_for("item-wrap", place, row["item_id"], str(row["epoch"]))
                 with contextlib.suppress(EnvelopeError):
                     self.deks.add(envelope.unwrap(ck, row["wrapped_dek"], context=context))

@@ -12,6 +12,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from myphr.crypto import certificates
+from myphr.crypto.abe.key_policy import PatientPublic
 from myphr.crypto.abe.multi_authority import AuthorityPublic, AuthoritySecret
 from myphr.crypto.certificates import Issuer
 from myphr.keyholder import master
@@ -36,9 +37,9 @@ class Thief:
         """What everybody may know: of the authorities, and of the patient's own."""
         gids = (self.clinic.hospital.gid, self.clinic.registrar.gid)
         papers = [self.keyholder.client.authority_statement(gid) for gid in gids]
-        own = identities.verified_statement(self.clinic.portal, gid_of(self.clinic.patient)).statement.authority
-        found = [AuthorityPublic.from_bytes(one) for one in (*map(_public_in, papers), own)]
-        return Loot(publics=tuple(found))
+        own = identities.verified_statement(self.clinic.portal, gid_of(self.clinic.patient)).statement
+        found = [AuthorityPublic.from_bytes(one) for one in (*map(_public_in, papers), own.authority)]
+        return Loot(publics=tuple(found), patients=(PatientPublic.from_bytes(own.key_policy),))
 
     def database(self) -> Loot:
         """All files of the database, its journal too; read as they were at this moment."""
