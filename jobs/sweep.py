@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from jobs.portal import portal
 from myphr.audit import trail
+from myphr.ingest import drop_offs
 from myphr.machines import reaper
 from myphr.people import login_sessions
 from myphr.portal import Portal
@@ -24,6 +25,7 @@ def sweep() -> None:
 def run(parts: Portal) -> None:
     _alone("machines", reaper.sweep, parts)
     _alone("shares", shares.sweep, parts)
+    _alone("drop-offs", drop_offs.sweep, parts)
     _alone("mails", mails.sweep, parts)
     _alone("emergencies", viewing.end_emergencies, parts)
     _alone("shares of the record", rewrapping.enqueue_stuck, parts)

@@ -279,6 +279,20 @@ class RecordFull(PortalError):
     status = 413
 
 
+class DropOffClosed(PortalError):
+    """One answer for a wrong, a revoked and an expired drop-off."""
+
+    code = "drop-off-closed"
+    sentence = "This address takes no files, or no longer. Ask the patient for a new one."
+    status = 401
+
+
+class DropOffFull(PortalError):
+    code = "drop-off-full"
+    sentence = "As many files have come this way as the patient agreed to. Ask the patient for a new address."
+    status = 413
+
+
 class StoreFull(PortalError):
     code = "store-full"
     sentence = "The portal's storage is full. Nothing that was stored before is lost. Its operator has been told."

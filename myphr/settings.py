@@ -70,6 +70,20 @@ class Settings:
     archive_members_max: int = 20_000
     archive_bytes_max: int = 64 * 1024**3
     record_bytes_max: int = 256 * 1024**3
+    # Where practices send by C-STORE; empty: not started. Beyond this computer only with TLS, or with the next but two.
+    receiver_bind: str = "127.0.0.1:11112"
+    receiver_address: str = ""  # what a practice types, host:port; default is receiver_bind
+    receiver_tls_cert_file: str = ""  # the receiver's certificate chain, PEM; with it only TLS is spoken
+    receiver_tls_key_file: str = ""
+    receiver_tls_ca_file: str = ""  # who signs the practices' certificates; asked of every client
+    receiver_plain: int = 0  # 1: without TLS beyond this computer, inside a VPN
+    receiver_associations_max: int = 20
+    receiver_associations_per_address: int = 10
+    receiver_memory_bytes_max: int = 2 * 1024**3  # address space of the process, most of it never touched
+    drop_off_seconds_max: int = 7_776_000  # 90 days: from the referral to the last follow-up
+    drop_off_files_max: int = 20_000
+    drop_off_bytes_max: int = 32 * 1024**3  # what one drop-off may bring in all
+    drop_off_object_bytes_max: int = 4 * 1024**3  # one file of a provider: an enhanced multi-frame image has 2 GB
     results_bytes_max: int = 1024**3  # what one session may write to results/
 
     argon2_memory_kib: int = 65_536
@@ -127,6 +141,8 @@ def _defaults_below(home: Path, values: dict) -> None:
     for key, default in below.items():
         if not values.get(key):
             values[key] = default
+    if not values.get("receiver_address"):
+        values["receiver_address"] = values.get("receiver_bind", Settings.receiver_bind)
     if not values.get("proxmox_url"):
         values["proxmox_url"] = f"https://{values.get('localpve_bind', Settings.localpve_bind)}"
 

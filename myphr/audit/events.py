@@ -109,6 +109,14 @@ _DECLARED = (
     Event("study-deleted", "{who} deleted a study of {items:file}.", {"study": Kind.ID, "items": Kind.COUNT}),
     Event("study-marked", "{who} said whether a study of {items:file} is sensitive.",
           {"study": Kind.ID, "items": Kind.COUNT, "sensitive": Kind.FLAG}),
+    # drop-offs
+    Event("drop-off-opened", "{who} let a practice send {files:file} at most.",
+          {"drop_off": Kind.ID, "files": Kind.COUNT, "seconds": Kind.COUNT}),
+    Event("drop-off-received", "{who} sent a file.", {"drop_off": Kind.ID, "item": Kind.ID, "bytes": Kind.COUNT},
+          "{who} sent {times:file}."),
+    Event("drop-off-full", "{who} has sent as many files as you agreed to.", {"drop_off": Kind.ID}),
+    Event("drop-off-revoked", "{who} stopped a practice from sending files.", {"drop_off": Kind.ID}),
+    Event("drop-off-expired", "The time for a practice to send files ran out.", {"drop_off": Kind.ID}),
     # machines
     Event("vm-session-requested", "{who} opened {items:file} with the {viewer} viewer.",
           {**_VM, "viewer": Kind.CODE, "items": Kind.COUNT}),

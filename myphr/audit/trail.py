@@ -24,8 +24,8 @@ from myphr.audit.models import AuditEvent
 from myphr.database import Database, now
 from myphr.errors import AuditBroken
 
-ActorKind = Literal["patient", "caregiver", "machine", "system", "operator"]
-ACTOR_KINDS = ("patient", "caregiver", "machine", "system", "operator")
+ActorKind = Literal["patient", "caregiver", "machine", "system", "operator", "provider"]
+ACTOR_KINDS = ("patient", "caregiver", "machine", "system", "operator", "provider")
 FIRST_PREVIOUS_HASH = "0" * 64
 READ_MAX = 500  # rows read at a time
 RUN_GAP = dt.timedelta(minutes=10)  # a slow line sends a big file in less
@@ -35,7 +35,7 @@ _POSTGRESQL_LOCK = 0x6D79706872_61  # "myphra": one writer of the chain at a tim
 
 @dataclasses.dataclass(frozen=True)
 class Actor:
-    """Who did it. `id` is an account id, share id or machine id; the portal itself has none."""
+    """Who did it. `id` is an account id, share id, machine id or drop-off id; the portal itself has none."""
 
     kind: ActorKind
     id: str | None = None
@@ -187,7 +187,7 @@ def for_account(database: Database, account_id: str, limit: int = 50,
 
 _WHO = {
     "patient": "You", "caregiver": "A caregiver", "machine": "The machine", "system": "The portal",
-    "operator": "The operator",
+    "operator": "The operator", "provider": "A practice",
 }  # fmt: skip
 
 

@@ -43,8 +43,8 @@ class Item(SQLModel, table=True):
     sealed_dek: bytes  # the file's key, envelope to the owner
     sealed_details: bytes  # JSON under the file's key: name, path, sha256, DICOM headers
     wrapped_labels: bytes | None = None  # under a key of the owner's ring: see myphr.records.labels
-    source: str = "upload"  # upload, archive, result
-    source_id: str | None = None  # upload id, archive item id or VM session id
+    source: str = "upload"  # upload, archive, result, drop-off
+    source_id: str | None = None  # upload id, archive item id, VM session id or drop-off id
     created_at: dt.datetime = Field(default_factory=now)
     deleted_at: dt.datetime | None = None
 

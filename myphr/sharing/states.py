@@ -1,6 +1,6 @@
 """Lifecycles of shares and mails, in the same form as those of machines. `move` is the only way to change a state.
 
-`python -m myphr.sharing.states > docs/states.md` writes the page of all four lifecycles.
+`python -m myphr.sharing.states > docs/states.md` writes the page of all lifecycles.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,10 @@ from typing import Any
 from sqlalchemy import ColumnElement
 from sqlmodel import Session
 
-from myphr.machines.states import MACHINE, VM_SESSION, StateTable, as_markdown
+from myphr.ingest.states import DROP_OFF
+from myphr.machines.states import MACHINE, VM_SESSION
 from myphr.sharing.models import Mail, Share
+from myphr.state_tables import StateTable, as_markdown
 
 SHARE = StateTable(
     "share", Share, "offered",
@@ -42,7 +44,7 @@ MAIL = StateTable(
 OPEN = ("offered", "opened")  # a share in one of these gives access
 
 _TABLES: dict[type, StateTable] = {Share: SHARE, Mail: MAIL}
-ALL = (VM_SESSION, MACHINE, SHARE, MAIL)
+ALL = (VM_SESSION, MACHINE, SHARE, MAIL, DROP_OFF)
 
 
 def move(

@@ -50,6 +50,7 @@ def create_app(portal: Portal) -> Flask:
         account,
         authorities,
         caregiver,
+        drop_offs,
         entrance,
         help_pages,
         identity,
@@ -67,7 +68,7 @@ def create_app(portal: Portal) -> Flask:
 
     for module in (
         entrance, second_step, account, identity, authorities, record, study, record_shares,
-        share_by_kind, shared_with_me, machine, caregiver, trail, help_pages,
+        share_by_kind, shared_with_me, drop_offs, machine, caregiver, trail, help_pages,
         operator, uploads,
     ):  # fmt: skip
         app.register_blueprint(module.blueprint)

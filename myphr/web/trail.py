@@ -13,6 +13,7 @@ from myphr.audit import trail as audit_trail
 from myphr.audit.events import COUNT_MAX
 from myphr.audit.models import AuditEvent
 from myphr.audit.trail import Run
+from myphr.ingest import drop_offs
 from myphr.people.models import Account
 from myphr.sharing import record_shares
 from myphr.sharing.models import Share
@@ -31,7 +32,7 @@ _ICON_OF_START = {
     "item": "file", "items": "upload", "archive": "zip", "study": "scan", "vm": "open",
     "machine": "trash", "isolation": "shield",
     "results": "download", "share": "share", "screen": "eye", "record": "share", "shared": "eye",
-    "emergency": "shield",
+    "emergency": "shield", "drop": "upload",
 }  # fmt: skip
 
 
@@ -54,7 +55,8 @@ class Day:
 def lines_of(
     runs: Sequence[Run], account_id: str, emails: dict[str, str], reasons: Mapping[str, str] | None = None
 ) -> list[Line]:
-    """Plain lines; `emails` turns share ids into the addresses they went to, and accounts of readers into names.
+    """Plain lines; `emails` turns share ids into the addresses they went to, and accounts of readers and
+    drop-offs into names.
     `reasons`: what people wrote who opened something in an emergency, by the id of the opening."""
     return [
         Line(
@@ -80,6 +82,8 @@ def _written(event: AuditEvent, reasons: Mapping[str, str]) -> str:
 
 
 def _who(event: AuditEvent, account_id: str, emails: dict[str, str]) -> str | None:
+    if event.actor_kind == "provider":
+        return emails.get(event.actor_id or "")
     if event.actor_kind == "caregiver":
         return emails.get(event.actor_id or "") or emails.get(json.loads(event.details).get("share") or "")
     if event.actor_kind == "patient" and event.actor_id not in (None, account_id):
@@ -98,6 +102,8 @@ def who_looked() -> Response:
         emails = {share.id: share.email for share in db.exec(select(Share).where(col(Share.account_id) == account_id))}
         readers = {run.newest.actor_id for run in runs if run.newest.actor_kind == "caregiver"}
         emails |= {one.id: one.name for one in db.exec(select(Account).where(col(Account.id).in_(readers)))}
+        senders = {run.newest.actor_id or "" for run in runs if run.newest.actor_kind == "provider"}
+        emails |= drop_offs.names(db, this_login(), senders)
     full = len(runs) == LINES_PER_PAGE or sum(run.times for run in runs) == EVENTS_PER_PAGE
     older = runs[-1].first_number if full else None
     reasons = record_shares.reasons(portal(), this_login())

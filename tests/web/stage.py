@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from myphr.database import new_id, now
+from myphr.ingest import drop_offs
 from myphr.ingest.identify import describe
 from myphr.machines.models import Machine, VmSession
 from myphr.people import identities
@@ -18,6 +19,7 @@ from myphr.portal import Portal
 from myphr.records.items import ItemWriter, file_sealed
 from myphr.records.models import Item
 from myphr.sharing import live
+from tests.cast import SignedIn
 
 
 def dicom_bytes(study_uid: str, number: int = 1, **headers: Any) -> bytes:
@@ -75,6 +77,11 @@ def put_many(portal: Portal, account_id: str, count: int, batch: int = 500) -> N
             writer.write(b"Dear doctor, this is letter %d\n" % number)
             files.append(writer.seal_up(f"letter-{number:05}.txt"))
         file_sealed(portal, files, owner_public_key=ring.public_key)
+
+
+def put_drop_off(owner: SignedIn, portal: Portal, name: str = "Dr Berger", files_max: int = 10) -> str:
+    """A drop-off that takes files; returns its id."""
+    return drop_offs.create(portal, owner.login, name, 3600, files_max).drop_off_id
 
 
 def put_study(portal: Portal, account_id: str, images: int = 2, **headers: Any) -> str:

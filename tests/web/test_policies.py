@@ -12,7 +12,7 @@ from myphr.web.policy import ANYONE, SIGNED_IN, policies_of, policy
 from tests.cast import CAREGIVER, PATIENT, STRANGER, Person, SignedIn
 from tests.web.conftest import sign_in
 from tests.web.page_client import PageClient
-from tests.web.stage import put_authority, put_in, put_passkey, put_study, put_vm_session
+from tests.web.stage import put_authority, put_drop_off, put_in, put_passkey, put_study, put_vm_session
 
 METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 ANYBODYS = {
@@ -29,6 +29,7 @@ OF_THE_CALLER = {
     "identity.remove_app", "identity.new_passkey", "identity.add_passkey", "identity.renew_certificate",
     "identity.revoke_certificate", "record_shares.mine", "record_shares.share_everything", "shared_with_me.everything",
     "share_by_kind.share",
+    "drop_offs.mine", "drop_offs.create",
 }  # fmt: skip
 OF_A_VISITOR = {"caregiver.screen", "caregiver.ticket", "caregiver.state", "caregiver.leave"}
 OF_THE_OPERATOR = {
@@ -44,6 +45,7 @@ OF_ONE_OWNER = {
     "record_shares.share", "record_shares.progress", "record_shares.stop", "record_shares.remove",
     "shared_with_me.shared", "shared_with_me.open_in_viewer", "share_by_kind.kind",
     "share_by_kind.study_sensitive",
+    "drop_offs.stop",
 }  # fmt: skip
 
 
@@ -97,6 +99,7 @@ def things(portal: Portal, patient: SignedIn) -> dict[str, str]:
         "study_id": study_id, "kind": "study", "thing_id": study_id, "gid": study_id,
         "item_id": put_in(portal, account_id, b"a letter", "letter.txt").id,
         "vm_session_id": put_vm_session(portal, account_id), "login_session_id": patient.login.login_session.id,
+        "drop_off_id": put_drop_off(patient, portal),
         "share_id": "6a1b0000-0000-4000-8000-000000000000", **put_authority(portal, account_id),
         "passkey_id": put_passkey(portal, other.id),
     }  # fmt: skip

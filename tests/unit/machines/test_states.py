@@ -1,4 +1,4 @@
-"""Every pair of state and event, legal or not, of all four lifecycles; and the page drawn from them."""
+"""Every pair of state and event, legal or not, of all lifecycles; and the page drawn from them."""
 
 from pathlib import Path
 
@@ -6,11 +6,14 @@ import pytest
 from sqlmodel import select
 
 from myphr.database import Database, new_id, now
+from myphr.ingest.models import DropOff
+from myphr.ingest.states import DROP_OFF
 from myphr.machines.models import Machine, VmSession
-from myphr.machines.states import MACHINE, VM_SESSION, StateConflict, StateTable, as_markdown, move
+from myphr.machines.states import MACHINE, VM_SESSION, move
 from myphr.people.models import Account
 from myphr.sharing.models import Mail, Share
 from myphr.sharing.states import ALL, MAIL, SHARE
+from myphr.state_tables import StateConflict, StateTable, as_markdown
 
 PAIRS = [(table, state, event) for table in ALL for state in table.states for event in table.events]
 
@@ -39,6 +42,11 @@ def new_row(db, table: StateTable, state: str):
         row = Share(
             account_id=account.id, vm_session_id=vm_session.id, email="a@b.example", access="view", state=state,
             secret_sha256="", expires_at=now(),
+        )  # fmt: skip
+    elif table is DROP_OFF:
+        row = DropOff(
+            account_id=account.id, sealed_name=b"", token_sha256=new_id(), ae_title=new_id(), state=state, files_max=1,
+            bytes_max=1, expires_at=now(),
         )  # fmt: skip
     else:
         row = Mail(template="share-locked", recipient="a@b.example", sealed_values=None, state=state)
@@ -106,4 +114,5 @@ def test_the_page_of_states_is_the_one_drawn_from_the_tables() -> None:
 def test_only_final_states_of_a_vm_session_are_over() -> None:
     assert VM_SESSION.final == {"ended", "failed"}
     assert MACHINE.final == {"destroyed"}
+    assert DROP_OFF.final == {"revoked", "expired"}
     assert MAIL.final == {"sent", "failed"}

@@ -1,0 +1,313 @@
+"""Drop-offs: a patient lets one provider send files into her record, for a time and up to a number.
+
+A provider holds a token (STOW-RS) and an AE title (C-STORE); neither opens, lists or changes anything. What arrives is
+sealed to the owner's public key while it streams. The row is asked before a file and again in the commit that files it,
+so that a revoked drop-off takes nothing that is still on its way. Called by the pages, `web/dicom_web.py`, the receiver
+and the sweep; knows no protocol.
+"""
+
+import contextlib
+import dataclasses
+import datetime as dt
+import hashlib
+import secrets
+import shutil
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlalchemy import ColumnElement
+from sqlmodel import Session, col, func, select
+
+from myphr.audit import trail
+from myphr.audit.trail import SYSTEM, Actor
+from myphr.crypto import envelope
+from myphr.database import new_id, now
+from myphr.errors import (
+    DropOffClosed,
+    DropOffFull,
+    FormRefused,
+    NotFound,
+    PortalError,
+    RecordFull,
+    StoreFull,
+    UploadTooLarge,
+)
+from myphr.ingest import identify
+from myphr.ingest.models import DropOff
+from myphr.ingest.states import DROP_OFF
+from myphr.ingest.uploads import FREE_BYTES_MIN
+from myphr.people.accounts import normal_name
+from myphr.people.login_sessions import Login
+from myphr.people.models import Account, StoredKeyRing
+from myphr.records.filing import Filed, check_room, file_sealed
+from myphr.records.items import Facts, ItemWriter, RecordParts
+from myphr.state_tables import StateConflict
+
+SOURCE = "drop-off"  # of an item
+OPEN_MAX = 20  # drop-offs of one patient at a time
+CLOSED_SHOWN_MAX = 20
+LIVE = ("open", "full")
+AE_TITLE_PREFIX = "PHR"
+_AE_TITLE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # read out on the telephone: no I and 1, no O and 0
+_AE_TITLE_RANDOM = 12  # with the prefix 15 of the 16 characters that PS3.5 6.2 allows; 60 bits
+
+
+@dataclasses.dataclass(frozen=True)
+class Created:
+    """What the practice is given. The token is told here and kept nowhere."""
+
+    drop_off_id: str
+    name: str = dataclasses.field(repr=False)
+    token: str = dataclasses.field(repr=False)
+    ae_title: str = dataclasses.field(repr=False)
+    files_max: int
+    expires_at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True)
+class DropOffView:
+    """One drop-off as its owner sees it."""
+
+    id: str
+    name: str = dataclasses.field(repr=False)
+    state: str
+    ae_title: str = dataclasses.field(repr=False)
+    files_count: int
+    files_max: int
+    bytes_count: int
+    expires_at: dt.datetime
+    last_file_at: dt.datetime | None
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in LIVE
+
+
+@dataclasses.dataclass(frozen=True)
+class Grant:
+    """A drop-off that takes files at the moment."""
+
+    drop_off_id: str
+    account_id: str
+    owner_public_key: bytes
+    bytes_left: int
+
+
+# -- the owner ------------------------------------------------------------------------------------
+def create(parts: RecordParts, login: Login, name: str, seconds: int, files_max: int) -> Created:
+    """A new drop-off for this provider. Raises FormRefused."""
+    settings = parts.settings
+    name = normal_name(name)
+    if not 0 < seconds <= settings.drop_off_seconds_max:
+        raise FormRefused(reason="choose for how long")
+    if not 0 < files_max <= settings.drop_off_files_max:
+        raise FormRefused(reason=f"choose how many files, at most {settings.drop_off_files_max:,}")
+    token = secrets.token_urlsafe(32)
+    row = DropOff(
+        id=new_id(), account_id=login.account.id, sealed_name=b"", token_sha256=_hash_of(token),
+        ae_title=AE_TITLE_PREFIX + "".join(secrets.choice(_AE_TITLE_LETTERS) for _ in range(_AE_TITLE_RANDOM)),
+        files_max=files_max, bytes_max=settings.drop_off_bytes_max, expires_at=now() + dt.timedelta(seconds=seconds),
+    )  # fmt: skip
+    row.sealed_name = envelope.seal_to(login.ring().public_key, name.encode(), context=_name_context(row.id))
+    with parts.database.write() as db:
+        held = select(func.count()).where(DropOff.account_id == row.account_id, _is_live())
+        if db.exec(held).one() >= OPEN_MAX:
+            raise FormRefused(reason=f"there are {OPEN_MAX} already; stop one of them first")
+        db.add(row)
+        _note(db, row, "drop-off-opened", _owner(row), files=files_max, seconds=seconds)
+    return Created(row.id, name, token, row.ae_title, files_max, row.expires_at)
+
+
+def list_mine(parts: RecordParts, login: Login) -> list[DropOffView]:
+    """Those that take files, newest first, then the latest that are over."""
+    mine = select(DropOff).where(DropOff.account_id == login.account.id).order_by(col(DropOff.created_at).desc())
+    with parts.database.read() as db:
+        live = db.exec(mine.where(_is_live())).all()
+        over = db.exec(mine.where(~_is_live()).limit(CLOSED_SHOWN_MAX)).all()
+    return [_view(row, login) for row in (*live, *over)]
+
+
+def one_of_mine(parts: RecordParts, login: Login, drop_off_id: str) -> DropOffView:
+    """Raises NotFound, also for somebody else's and for one that is over."""
+    with parts.database.read() as db:
+        return _view(_mine(db, login, drop_off_id), login)
+
+
+def revoke(parts: RecordParts, login: Login, drop_off_id: str) -> None:
+    """From this commit on nothing comes in by it. Raises NotFound."""
+    with parts.database.write() as db:
+        row = _mine(db, login, drop_off_id)
+        with contextlib.suppress(StateConflict):  # it ran out a moment ago: over all the same
+            DROP_OFF.move(db, row, "revoke")
+            _note(db, row, "drop-off-revoked", _owner(row))
+
+
+def names(db: Session, login: Login, drop_off_ids: Iterable[str]) -> dict[str, str]:
+    """The owner's words for these drop-offs, for the trail's page."""
+    ids = set(drop_off_ids)
+    if not ids:
+        return {}
+    rows = db.exec(select(DropOff).where(DropOff.account_id == login.account.id, col(DropOff.id).in_(ids)))
+    return {row.id: _name_of(row, login) for row in rows}
+
+
+def sweep(parts: RecordParts) -> int:
+    """Close what ran out. Safe to run twice. Returns how many."""
+    closed = 0
+    with parts.database.write() as db:
+        for row in db.exec(select(DropOff).where(_is_live(), col(DropOff.expires_at) <= now())).all():
+            DROP_OFF.move(db, row, "expire")
+            _note(db, row, "drop-off-expired", SYSTEM)
+            closed += 1
+    return closed
+
+
+# -- the provider ---------------------------------------------------------------------------------
+def by_token(parts: RecordParts, token: str) -> Grant:
+    """Raises DropOffClosed alike for a wrong, a revoked and an expired token, DropOffFull."""
+    return _grant(parts, DropOff.token_sha256 == _hash_of(token))  # type: ignore[arg-type]
+
+
+def by_ae_title(parts: RecordParts, ae_title: str) -> Grant:
+    """Raises as `by_token`."""
+    return _grant(parts, DropOff.ae_title == ae_title)  # type: ignore[arg-type]
+
+
+def still(parts: RecordParts, grant: Grant) -> Grant:
+    """The same drop-off as it is now. Raises as `by_token`."""
+    return _grant(parts, DropOff.id == grant.drop_off_id)  # type: ignore[arg-type]
+
+
+class Delivery:
+    """One file of a provider on its way in. `write`, then `finish`, or `abort`; nothing half-stored stays."""
+
+    def __init__(self, parts: RecordParts, grant: Grant) -> None:
+        """Raises StoreFull."""
+        if shutil.disk_usage(parts.store.partial_dir).free < FREE_BYTES_MIN:
+            raise StoreFull()
+        self._parts, self._grant = parts, grant
+        self._object_bytes_max = parts.settings.drop_off_object_bytes_max
+        self._writer = ItemWriter(
+            parts, grant.account_id, owner_public_key=grant.owner_public_key, source=SOURCE,
+            source_id=grant.drop_off_id, describe=identify.describe,
+            bytes_max=min(self._object_bytes_max, grant.bytes_left),
+        )  # fmt: skip
+
+    def write(self, plaintext: bytes | bytearray | memoryview) -> None:
+        """Append. Raises UploadTooLarge, DropOffFull, StoreFull; the delivery is then aborted."""
+        try:
+            self._writer.write(plaintext)
+        except RecordFull:
+            raise (UploadTooLarge if self._writer.plain_bytes > self._object_bytes_max else DropOffFull)() from None
+
+    def finish(self, check: Callable[[Facts], None] | None = None) -> Filed:
+        """The item, durable, in its study, counted and noted. `check` may refuse what the first bytes say it is, by a
+        PortalError.
+
+        A file that this drop-off sent before counts once; one that the record had from elsewhere counts, else the
+        sender could learn from the count that it was there.
+
+        Raises DropOffClosed, DropOffFull, RecordFull, StoreFull."""
+        sealed = self._writer.seal_up("")
+        try:
+            if check is not None:
+                check(sealed.facts)
+            sealed = dataclasses.replace(sealed, name=name_of(sealed.facts))
+            [filed] = file_sealed(
+                self._parts, [sealed], owner_public_key=self._grant.owner_public_key,
+                also=lambda db, filed: self._count(db, filed[0], sealed.plain_bytes),
+            )  # fmt: skip
+        except PortalError:  # raised by us, before the commit
+            self._parts.store.delete(sealed.object_key)
+            raise
+        return filed
+
+    def abort(self) -> None:
+        """Leaves nothing behind. Harmless after finish."""
+        self._writer.abort()
+
+    def _count(self, db: Session, filed: Filed, size: int) -> None:
+        row = db.get(DropOff, self._grant.drop_off_id, with_for_update=True)
+        if row is None or row.state not in LIVE or row.expires_at <= now():
+            raise DropOffClosed()
+        if row.state == "full":
+            raise DropOffFull()
+        if filed.duplicate and (filed.item.source, filed.item.source_id) == (SOURCE, row.id):
+            return
+        if row.bytes_count + size > row.bytes_max:
+            raise DropOffFull()
+        last = row.files_count + 1 >= row.files_max
+        DROP_OFF.move(
+            db, row, "fill" if last else "take", files_count=row.files_count + 1, bytes_count=row.bytes_count + size,
+            last_file_at=now(),
+        )  # fmt: skip
+        check_room(db, self._parts.settings, row.account_id, 0)
+        sender = Actor("provider", row.id)
+        trail.record(
+            db, "drop-off-received", account_id=row.account_id, actor=sender, drop_off=row.id, item=filed.item.id,
+            bytes=size,
+        )  # fmt: skip
+        if last:
+            _note(db, row, "drop-off-full", sender)
+
+
+def name_of(facts: Facts) -> str:
+    """What a file without a name is called: "MR-3-12.dcm", by series and image."""
+    headers = facts.headers or {}
+    words = [str(headers.get(key) or "") for key in ("modality", "series_number", "instance_number")]
+    stem = "-".join("".join(c for c in word if c.isalnum() and c.isascii())[:16] for word in words if word)
+    ending = {"dicom": ".dcm"}.get(facts.format, "")
+    return (stem or "file") + ending
+
+
+# -- rows -----------------------------------------------------------------------------------------
+def _grant(parts: RecordParts, which: ColumnElement[bool]) -> Grant:
+    with parts.database.read() as db:
+        row = db.exec(select(DropOff).where(which)).first()
+        if row is None or row.state not in LIVE or row.expires_at <= now():
+            raise DropOffClosed()
+        account, ring = db.get(Account, row.account_id), db.get(StoredKeyRing, row.account_id)
+    if account is None or account.closed_at is not None or ring is None:
+        raise DropOffClosed()
+    if row.state == "full" or row.bytes_count >= row.bytes_max:
+        raise DropOffFull()
+    return Grant(row.id, row.account_id, ring.public_key, row.bytes_max - row.bytes_count)
+
+
+def _mine(db: Session, login: Login, drop_off_id: str) -> DropOff:
+    row = db.get(DropOff, drop_off_id)
+    if row is None or row.account_id != login.account.id or row.state not in LIVE:
+        raise NotFound("drop-off")
+    return row
+
+
+def _view(row: DropOff, login: Login) -> DropOffView:
+    state = "expired" if row.state in LIVE and row.expires_at <= now() else row.state
+    return DropOffView(
+        row.id, _name_of(row, login), state, row.ae_title, row.files_count, row.files_max, row.bytes_count,
+        row.expires_at, row.last_file_at,
+    )  # fmt: skip
+
+
+def _name_of(row: DropOff, login: Login) -> str:
+    return login.ring().open(row.sealed_name, context=_name_context(row.id)).decode()
+
+
+def _is_live() -> Any:
+    return col(DropOff.state).in_(LIVE)
+
+
+def _owner(row: DropOff) -> Actor:
+    return Actor("patient", row.account_id)
+
+
+def _note(db: Session, row: DropOff, event: str, actor: Actor, **details: object) -> None:
+    trail.record(db, event, account_id=row.account_id, actor=actor, drop_off=row.id, **details)
+
+
+def _name_context(drop_off_id: str) -> bytes:
+    return envelope.context_for("drop-off-name", drop_off_id)
+
+
+def _hash_of(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
