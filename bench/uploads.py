@@ -35,7 +35,7 @@ from myphr.ingest import uploads
 from myphr.people.models import Account, StoredKeyRing
 from myphr.records.models import Item, Upload
 from myphr.records.store import Appender
-from myphr.web.uploads import SocketBody
+from myphr.web.bodies import SocketBody
 from tests.cast import new_portal
 from tests.integration.uploads import serving
 from tests.running import free_port

@@ -293,6 +293,26 @@ class DropOffFull(PortalError):
     status = 413
 
 
+class NotDicom(PortalError):
+    code = "not-dicom"
+    sentence = "This is not a DICOM file that says which study and image it is."
+    status = 409
+
+
+class OtherStudy(PortalError):
+    """What was sent is not what it was announced as: another study, image or kind of image."""
+
+    code = "other-study"
+    sentence = "This file belongs to another study than it was sent for."
+    status = 409
+
+
+class TooManySenders(PortalError):
+    code = "too-many-senders"
+    sentence = "Too many files are being sent this way at once. Please try again in a moment."
+    status = 503
+
+
 class StoreFull(PortalError):
     code = "store-full"
     sentence = "The portal's storage is full. Nothing that was stored before is lost. Its operator has been told."

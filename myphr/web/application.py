@@ -50,6 +50,7 @@ def create_app(portal: Portal) -> Flask:
         account,
         authorities,
         caregiver,
+        dicom_web,
         drop_offs,
         entrance,
         help_pages,
@@ -69,7 +70,7 @@ def create_app(portal: Portal) -> Flask:
     for module in (
         entrance, second_step, account, identity, authorities, record, study, record_shares,
         share_by_kind, shared_with_me, drop_offs, machine, caregiver, trail, help_pages,
-        operator, uploads,
+        operator, uploads, dicom_web,
     ):  # fmt: skip
         app.register_blueprint(module.blueprint)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # its access lines would carry upload tokens

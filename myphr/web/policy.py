@@ -20,7 +20,7 @@ class Rule:
     """What a caller must bring. `prolongs` False marks polls: they must never keep a login session alive."""
 
     name: str
-    needs: str  # nobody, login, visit, operator
+    needs: str  # nobody, login, visit, operator, drop-off
     prolongs: bool = True
 
 
@@ -30,10 +30,12 @@ SIGNED_IN_POLL = Rule("signed in, poll", "login", prolongs=False)
 VISITOR = Rule("visitor of this share", "visit")
 VISITOR_POLL = Rule("visitor of this share, poll", "visit", prolongs=False)
 OPERATOR = Rule("operator", "operator")
+SENDER = Rule("sender of this drop-off", "drop-off", prolongs=False)
 
 
 def policy(rule: Rule) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Let only callers in whom `rule` admits. Raises SignInRequired, NotFound or (for a visit) ShareClosed."""
+    """Let only callers in whom `rule` admits. Raises SignInRequired, NotFound, (for a visit) ShareClosed or (for a
+    drop-off) DropOffClosed, DropOffFull."""
 
     def mark(view: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(view)
@@ -69,3 +71,7 @@ def _admit(rule: Rule, url_values: dict[str, Any]) -> None:
         from myphr.web.visits import load_visit
 
         g.visit = load_visit(url_values["share_id"])
+    elif rule.needs == "drop-off":
+        from myphr.web.senders import load_grant
+
+        g.grant = load_grant()

@@ -14,8 +14,6 @@ import base64
 import binascii
 import email.utils
 import re
-import socket
-import struct
 from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -33,6 +31,7 @@ from myphr.errors import (
 )
 from myphr.ingest.uploads import CHECKSUMS, WHOLE_BYTES_MAX, Checksum, Progress, Uploads, Wish
 from myphr.settings import Settings
+from myphr.web.bodies import body_of_request, bytes_left
 from myphr.web.login import this_login
 from myphr.web.policy import ANYONE, SIGNED_IN, policy
 
@@ -40,10 +39,6 @@ TUS_VERSION = "1.0.0"
 EXTENSIONS = "creation,creation-with-upload,checksum,expiration,termination"
 BODY_TYPE = "application/offset+octet-stream"
 METADATA_BYTES_MAX = 16 * 1024
-LOOK_AROUND_SECONDS = 0.5
-WAKE_BYTES = 256 * 1024  # the kernel wakes us for so much, not for each segment; its own wait still ends it after 0.5 s
-_LOOK_AROUND = struct.pack("@ll", 0, int(LOOK_AROUND_SECONDS * 1e6))  # struct timeval
-_FOR_EVER = struct.pack("@ll", 0, 0)
 _NUMBER = re.compile(r"\d{1,18}")
 _ID = re.compile(r"[0-9a-f-]{36}")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -98,7 +93,7 @@ def make_blueprint(
         # The rest of the body may still be on its way: it is not read, so the connection cannot be used again.
         response = Response(error.message + "\n", error.status, mimetype="text/plain")
         response.headers["MyPHR-Error"] = error.code
-        if _body_left():
+        if bytes_left():
             response.headers["Connection"] = "close"
         return response
 
@@ -126,7 +121,7 @@ def make_blueprint(
         metadata = _metadata(request.headers.get("Upload-Metadata", ""))
         wish = Wish(total, metadata.get("filename") or metadata.get("name") or "", metadata.get("relativePath", ""))
         checksum = _checksum()
-        body = _body() if request.headers.get("Content-Type") == BODY_TYPE else None
+        body = body_of_request() if request.headers.get("Content-Type") == BODY_TYPE else None
         if body is not None and body.length is not None and body.length > total:
             raise UploadTooLarge()
         if body is not None and body.length == total and total <= WHOLE_BYTES_MAX:
@@ -159,7 +154,7 @@ def make_blueprint(
         if request.headers.get("Content-Type") != BODY_TYPE:
             return Response(f"The body must be {BODY_TYPE}.\n", 415, {"Connection": "close"}, mimetype="text/plain")
         offset = _number_header("Upload-Offset")
-        return _reply(_uploads().append(account_id(), upload_id, token, offset, _body(), _checksum()), 204)
+        return _reply(_uploads().append(account_id(), upload_id, token, offset, body_of_request(), _checksum()), 204)
 
     @blueprint.delete("/<upload_id>/<token>")
     @guard
@@ -198,7 +193,7 @@ def _reply(progress: Progress, status: int, location: str | None = None) -> Resp
     if progress.item_id is not None:
         response.headers["MyPHR-Item"] = progress.item_id
         response.headers["MyPHR-Duplicate"] = "yes" if progress.duplicate else "no"
-    if _body_left():
+    if bytes_left():
         response.headers["Connection"] = "close"
     return response
 
@@ -252,107 +247,6 @@ def _metadata(text: str) -> dict[str, str]:
         except (binascii.Error, ValueError):
             raise UploadRefused(reason="its description cannot be read") from None
     return found
-
-
-# -- the body -------------------------------------------------------------------------------------
-def _body() -> "SocketBody | PlainBody":
-    """The request's body: straight from the socket under gunicorn, through WSGI elsewhere and for chunked bodies."""
-    found = request.environ.get("myphr.body")
-    if found is None:
-        try:
-            found = SocketBody(request.environ)
-        except (KeyError, AttributeError):
-            found = PlainBody(request.environ)
-        request.environ["myphr.body"] = found
-    return found
-
-
-def _body_left() -> bool:
-    """Whether bytes of the body were not read."""
-    found = request.environ.get("myphr.body")
-    if found is not None:
-        return bool(found.left)
-    return bool(request.content_length or request.environ.get("HTTP_TRANSFER_ENCODING"))
-
-
-class SocketBody:
-    """A body of known length, received into the caller's memory: one copy by the kernel and none here. Through
-    `wsgi.input` each byte is copied four more times, which costs as much as sealing it."""
-
-    def __init__(self, environ: dict[str, Any]) -> None:
-        """Raises AttributeError or KeyError if this is not gunicorn or the length is not known."""
-        reader = environ["wsgi.input"].reader
-        self._reader, self._unreader = reader, reader.unreader
-        self._socket: socket.socket = environ["gunicorn.socket"]
-        self.length: int | None = int(environ["CONTENT_LENGTH"])
-        self._reader.length += 0  # gunicorn's count of what is left of the body; it goes on from there
-        self._is_plain = type(self._socket) is socket.socket
-        self._body = environ["wsgi.input"]
-        self._ahead = memoryview(self._unreader.take_buffered())  # what gunicorn read along with the headers
-
-    @property
-    def left(self) -> int:
-        return self._reader.length
-
-    def receive(self, buffer: memoryview) -> int | None:
-        want = min(len(buffer), self._reader.length)
-        if want == 0:
-            return 0
-        if self._ahead:
-            got = min(want, len(self._ahead))
-            buffer[:got] = self._ahead[:got]
-            self._ahead = self._ahead[got:]
-            self._reader.length -= got
-            if self._reader.length == 0 and self._ahead:  # the next request, sent ahead
-                self._unreader.unread(bytes(self._ahead))
-                self._ahead = self._ahead[:0]
-            return got
-        try:
-            if self._is_plain:
-                # One system call fills the whole buffer; the kernel's own timeout costs no poll before each.
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _LOOK_AROUND)
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(want, WAKE_BYTES))
-                got = self._socket.recv_into(buffer, want, socket.MSG_WAITALL)
-            else:
-                self._socket.settimeout(LOOK_AROUND_SECONDS)
-                got = self._socket.recv_into(buffer, want)
-        except (TimeoutError, BlockingIOError):
-            return None
-        except OSError:
-            got = 0
-        finally:
-            if self._is_plain:
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _FOR_EVER)
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)  # the next request's poll is not ours
-            else:
-                self._socket.settimeout(None)
-        if got == 0:
-            self._body.failed = True  # where the next request would start is not known
-        self._reader.length -= got
-        return got
-
-
-class PlainBody:
-    """The same through `wsgi.input`. A read may wait as long as the server lets it, so letting go takes longer."""
-
-    def __init__(self, environ: dict[str, Any]) -> None:
-        self._input = environ["wsgi.input"]
-        length = environ.get("CONTENT_LENGTH")
-        self.length: int | None = int(length) if length else (None if environ.get("HTTP_TRANSFER_ENCODING") else 0)
-        self.left: int = 1 if self.length is None else self.length
-
-    def receive(self, buffer: memoryview) -> int | None:
-        want = len(buffer) if self.length is None else min(len(buffer), self.left)
-        try:
-            found = self._input.read(want) if want else b""
-        except OSError:
-            found = b""
-        buffer[: len(found)] = found
-        if self.length is not None:
-            self.left -= len(found)
-        elif not found:
-            self.left = 0
-        return len(found)
 
 
 blueprint = make_blueprint(lambda: this_login(), guard=policy(SIGNED_IN), anyone=policy(ANYONE))  # type: ignore[arg-type,return-value]

@@ -36,6 +36,8 @@ OF_THE_OPERATOR = {
     "operator.status", "operator.create_authority", "operator.authority", "operator.change_officer",
     "operator.close_authority", "operator.revoke_identity", "operator.give_new_identity",
 }  # fmt: skip
+# No cookie helps there, only a token: see test_dicom_web.py.
+OF_A_SENDER = {"dicom_web.store", "dicom_web.store_study"}
 OF_ONE_OWNER = {
     "account.sign_out_device", "study.study", "study.open_study", "study.delete_study", "study.item", "study.open_item",
     "study.download", "study.download_study", "study.delete_item", "machine.machine", "machine.progress",
@@ -77,7 +79,7 @@ def test_a_view_with_two_policies_is_noticed() -> None:
 
 
 def test_every_address_is_known_to_these_tests(app: Flask) -> None:
-    known = ANYBODYS | OF_THE_CALLER | OF_A_VISITOR | OF_THE_OPERATOR | OF_ONE_OWNER
+    known = ANYBODYS | OF_THE_CALLER | OF_A_VISITOR | OF_THE_OPERATOR | OF_ONE_OWNER | OF_A_SENDER
     assert {rule.endpoint for rule in rules_of(app)} == known
 
 
@@ -99,7 +101,7 @@ def things(portal: Portal, patient: SignedIn) -> dict[str, str]:
         "study_id": study_id, "kind": "study", "thing_id": study_id, "gid": study_id,
         "item_id": put_in(portal, account_id, b"a letter", "letter.txt").id,
         "vm_session_id": put_vm_session(portal, account_id), "login_session_id": patient.login.login_session.id,
-        "drop_off_id": put_drop_off(patient, portal),
+        "study_uid": "1.2.3", "drop_off_id": put_drop_off(patient, portal),
         "share_id": "6a1b0000-0000-4000-8000-000000000000", **put_authority(portal, account_id),
         "passkey_id": put_passkey(portal, other.id),
     }  # fmt: skip
@@ -154,6 +156,14 @@ def test_without_a_visit_every_page_of_a_visitor_is_a_closed_link(
 ) -> None:
     answers = _call_all(app, nils, OF_A_VISITOR, things)
     assert {status for status, _ in answers.values()} == {410}
+
+
+def test_without_a_token_nobody_sends_not_even_the_owner(
+    app: Flask, nils: PageClient, browser: PageClient, things: dict[str, str]
+) -> None:
+    for client in (nils, sign_in(browser, PATIENT)):
+        answers = _call_all(app, client, OF_A_SENDER, things)
+        assert {status for status, _ in answers.values()} == {401} and len(answers) == len(OF_A_SENDER)
 
 
 def test_the_operators_pages_are_not_there_for_others(app: Flask, nils: PageClient, things: dict[str, str]) -> None:
