@@ -83,6 +83,8 @@ def services(settings: Settings) -> list[Service]:
         add("keyholder", keyholder_command(settings), settings.keyholder_address)
     add("files", [python, "-m", "myphr.gateway", "files"])
     add("screen", [python, "-m", "myphr.gateway", "screen"], settings.screen_bind)
+    if settings.receiver_bind:
+        add("receiver", [python, "-m", "myphr.receiver"], settings.receiver_bind)
     for number in range(1, settings.workers + 1):
         scheduler = ["--scheduler"] if number == 1 else []
         add(f"worker-{number}", [python, "-m", "myphr", "worker", *scheduler])

@@ -47,7 +47,8 @@ class RunningPortal:
         defaults = {
             "home": self.home, "public_url": self.url, "web_bind": f"127.0.0.1:{web}",
             "screen_url": f"ws://127.0.0.1:{screen}", "screen_bind": f"127.0.0.1:{screen}",
-            "localpve_bind": f"127.0.0.1:{localpve}", "warm_pool": ",".join(f"{name}=1" for name in templates),
+            "localpve_bind": f"127.0.0.1:{localpve}", "receiver_bind": "",
+            "warm_pool": ",".join(f"{name}=1" for name in templates),
             "argon2_memory_kib": 8192, "argon2_passes": 1,
         }  # fmt: skip
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith("MYPHR_")}

@@ -114,9 +114,7 @@ def test_no_parts_are_400(client: FlaskClient, created: Created) -> None:
     assert send(client, created.token, b"").status_code == 400
 
 
-def test_a_body_cut_off_is_400_and_keeps_what_came_whole(
-    client: FlaskClient, portal: Portal, created: Created
-) -> None:
+def test_a_body_cut_off_is_400_and_keeps_what_came_whole(client: FlaskClient, portal: Portal, created: Created) -> None:
     body = body_of(dicom_bytes(UID, 1), dicom_bytes(UID, 2))
     answer = send(client, created.token, body[:-300])
     assert answer.status_code == 400 and len(uids(answer, "00081199")) == 1
