@@ -12,6 +12,7 @@ from sqlmodel import select
 
 from myphr import settings as settings_module
 from myphr.database import now
+from myphr.ingest import drop_offs
 from myphr.people import accounts
 from myphr.people.models import Account
 from myphr.portal import Portal
@@ -58,9 +59,11 @@ class Stage:
         self.share, self.link, self.passcode = shares.create(
             portal, login, sessions["live"], "tomas@family.example", "view", 3600
         )
+        drop_off = drop_offs.create(portal, login, "X-ray in Mill Street", 3600, 50)
         self.addresses = {
             "record": "/record", "study": f"/study/{self.study_id}", "delete": f"/study/{self.study_id}/delete",
             "file": f"/item/{self.item_id}", "account": "/account", "who looked": "/who-looked",
+            "practices": "/drop-offs", "stop a practice": f"/drop-offs/{drop_off.drop_off_id}/stop",
             "help": "/help", "missing": "/nothing-here",
             **{f"machine {state}": f"/machine/{its_id}" for state, its_id in sessions.items()},
         }  # fmt: skip
@@ -116,6 +119,19 @@ def test_pages_of_a_patient_have_no_violation(stage: tuple[Page, Stage], desk: D
             summary.click()
         found[name] = violations(page) + too_small(page)
     assert {name: what for name, what in found.items() if what} == {}
+
+
+@pytest.mark.parametrize("stage", ["desktop", "tablet"], indirect=True)
+def test_the_page_for_a_practice_has_no_violation(stage: tuple[Page, Stage], desk: Desk) -> None:
+    page, _ = stage
+    page.goto(f"{desk.url}/record")
+    page.get_by_role("link", name="Let a practice send me files").click()
+    page.get_by_label("Who is it?").fill("Hospital at the Harbour")
+    page.get_by_label("A month").check()
+    page.get_by_role("button", name="Make an address for them").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Give this to Hospital at the Harbour")
+    expect(page.get_by_role("button", name="Copy the key")).to_be_visible()
+    assert violations(page) + too_small(page) == []
 
 
 @pytest.mark.parametrize("look", LOOKS)
