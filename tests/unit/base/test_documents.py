@@ -81,7 +81,8 @@ def test_every_key_and_channel_in_redis_stands_in_the_architecture() -> None:
 PACKAGES = {
     "container": "crypto", "envelope": "crypto", "passwords": "crypto", "service_keys": "people", "accounts": "people",
     "login_sessions": "people", "trail": "audit", "store": "records", "items": "records", "manifest": "records",
-    "uploads": "ingest", "identify": "ingest", "dicom": "ingest", "archives": "ingest", "demo": "ingest", "drop_offs": "ingest",
+    "uploads": "ingest", "identify": "ingest", "dicom": "ingest", "archives": "ingest", "demo": "ingest",
+    "drop_offs": "ingest",
     "catalogue": "viewers", "suggest": "viewers", "builder": "viewers", "proxmox": "machines", "lease": "machines",
     "vm_sessions": "machines", "pool": "machines", "reaper": "machines", "templates": "machines",
     "left_over": "machines", "addresses": "machines", "tickets": "sharing", "shares": "sharing", "live": "sharing",
