@@ -224,7 +224,10 @@ def open_class_keys(worker_private: bytes, task_id: str, sealed: bytes) -> dict[
     if len(packed) % size:
         raise EnvelopeError("not keys by class and epoch")
     parts: Sequence[bytes] = [packed[at : at + size] for at in range(0, len(packed), size)]
-    return {(uuid_text(part[:16]), struct.unpack(">I", part[16:20])[0]): part[20:] for part in parts}
+    places = [(uuid_text(part[:16]), struct.unpack(">I", part[16:20])[0]) for part in parts]
+    if places != sorted(set(places)):
+        raise EnvelopeError("not keys by class and epoch")
+    return {place: part[20:] for place, part in zip(places, parts, strict=True)}
 
 
 # -- what a delegate gets -----------------------------------------------------------------------------

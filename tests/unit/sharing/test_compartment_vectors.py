@@ -9,6 +9,7 @@ from tests.vectors.compartment import make, product
 from tests.vectors.second import compartment as second
 
 DOCUMENTS = check.compartment_documents()
+NOTHING_SEALED = ("hashes", "filter")  # worked out, not opened: another byte is another value
 SIDES = [(product, check.REFUSED_BY_THE_PRODUCT), (second, ValueError)]
 
 
@@ -51,7 +52,9 @@ def test_every_kind_and_row_has_one_that_opens_and_one_whose_every_byte_counts()
     assert set(both) == {("share", kind) for kind in product.SECRETS} | {(row, "") for row in product.ROWS} - {
         ("share", "")
     }
-    assert all(outcomes == {"opens", "refused", "refused-each-byte"} for outcomes in both.values())
+    for (row, _), outcomes in both.items():
+        sealed = {"refused-each-byte"} if row not in NOTHING_SEALED else set()
+        assert outcomes == {"opens", "refused"} | sealed, row
     assert product.SECRETS.keys() == second.SECRETS.keys() and product.ROWS.keys() == second.ROWS.keys()
 
 

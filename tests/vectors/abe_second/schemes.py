@@ -484,6 +484,16 @@ class DelegatedKey:
         reader.end()
         return cls(policy, r, k)
 
+    def check(self, public: PatientPublic) -> None:
+        """All rows that are chosen, put together, give A. Raises ValueError."""
+        leaves, numbers = policies.leaves(self.policy), repetitions(self.policy)
+        pairs = []
+        for index, factor in reconstruct(self.policy, set(leaves)).items():
+            pairs += [(self.k[index] * Scalar(factor), GENERATOR2),
+                      (hash_label(leaves[index]) * Scalar(ORDER - factor), self.r[numbers[index]])]
+        if multi_pairing(pairs) != public.a:
+            raise ValueError("not a key of this owner")
+
 
 def kp_encapsulate(labels: Iterable[Attribute], public: PatientPublic, binding: bytes, m: bytes) -> tuple[bytes, bytes]:
     """(header, key) from the seed m."""

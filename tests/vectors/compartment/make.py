@@ -7,6 +7,8 @@ everything else follows from names, so that what is added later fits what is the
 `named_shares`, and its name in `scenarios`.
 """
 
+import base64
+import datetime as dt
 import hashlib
 import json
 import struct
@@ -15,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from myphr.crypto import certificates, envelope
+from myphr.crypto.abe import key_policy
 from myphr.crypto.abe.multi_authority import encapsulate, issue, new_authority
-from myphr.crypto.abe.policy import Attribute, all_of
+from myphr.crypto.abe.policy import Attribute, all_of, canonical
 from myphr.crypto.envelope import KeyPair
 from myphr.people.keyholder import half_context, keys_context
 from myphr.people.keyring import KeyRing
-from myphr.sharing import compartments
+from myphr.records import labels as record_labels
+from myphr.records.labels import Labels
+from myphr.sharing import compartments, kinds
+from myphr.sharing.compartments import DelegationSecret
+from myphr.sharing.kinds import Filter, Hasher
 
 HERE = Path(__file__).resolve().parent
 DRAWN = (
@@ -34,6 +41,8 @@ DRAWN = (
     "keys_for_worker",
     "sealed_reason",
     "attribute_keys",
+    "delegation_signature",
+    "wrapped_labels",
 )
 WORDS = {"title": "Röntgen thorax, 3 March 2024", "words": "Tomas Lindqvist, Nora Holm"}
 Document = dict[str, Any]
@@ -448,8 +457,463 @@ def worker_s() -> dict[str, Scenario]:
     } | {f"refused-worker-keys-{name}": ("refused", "worker-keys", made | one) for name, one in changes.items()}
 
 
+# -- by kind ------------------------------------------------------------------------------------------
+LABEL_KEY = seed("label key")
+GIVEN = Filter(("laboratory",), first=dt.date(2024, 1, 1), last=dt.date(2024, 12, 31))
+LAB, OTHER_LAB, PHOTO = (
+    Labels("laboratory", "none", False, dt.date(2024, 3, 3)),
+    Labels("laboratory", "none", False, dt.date(2024, 12, 31)),
+    Labels("photo", "none", False, dt.date(2024, 3, 3)),
+)
+PATIENT, ANOTHER_PATIENT = (key_policy.new_patient(seed=seed(f"patient {name}")) for name in ("owner", "stranger"))
+
+
+def hasher(*, epoch: int = 0, share: str = "by kind", key: bytes = LABEL_KEY) -> Hasher:
+    return Hasher(key, gid("owner"), gid(share), epoch)
+
+
+def class_of(labels: Labels, *, share: str = "by kind") -> str:
+    return kinds.class_id(LABEL_KEY, gid(share), labels)
+
+
+def delegated(
+    *,
+    epoch: int = 0,
+    share: str = "by kind",
+    name: str = "delegation",
+    to: str = "reader",
+    signer: str = "owner",
+    patient: Any = PATIENT,
+    wanted: Filter = GIVEN,
+    plain: bytes | None = None,
+    change: Any = None,
+) -> Document:
+    """What a delegate is given. `change` takes the key's bytes, `plain` goes into the envelope as it is."""
+    delegation, compartment, who = gid(name), gid(share), gid(to)
+    policy = hasher(epoch=epoch, share=share).policy(wanted)
+    key = key_policy.issue(patient, policy, seed=seed(f"issue {share} {epoch} {to}")).to_bytes()
+    key = change(key) if change else key
+    vault = kinds.vault_id(LABEL_KEY, compartment, epoch)
+    secret = DelegationSecret(vault, key, wanted.words(), "no sensitive files")
+    if plain is None:
+        sealed = compartments.seal_delegation(pair(to).public, delegation, epoch, who, secret)
+    else:
+        where = envelope.context_for("delegation", delegation, str(epoch), who)
+        sealed = envelope.seal_to(pair(to).public, plain, context=where)
+    signature = compartments.sign_delegation(signing(signer), delegation, compartment, epoch, who, sealed)
+    return {
+        "delegation": delegation,
+        "by_kind": compartment,
+        "epoch": epoch,
+        "reader": who,
+        "reader_private": pair(to).private.hex(),
+        "owner_signing": certificates.public_key_bytes(signing("owner").public_key()).hex(),
+        "owner_public": PATIENT.public.to_bytes().hex(),
+        "sealed": sealed.hex(),
+        "delegation_signature": signature.hex(),
+        "opens_to": {"vault": vault, "key": key.hex(), "title": secret.title, "words": secret.words},
+    }
+
+
+def delegations() -> dict[str, Scenario]:
+    made, older = delegated(), delegated(epoch=1)
+    nurse_s, public = delegated(to="nurse"), bytearray(PATIENT.public.to_bytes())
+    public[-1] ^= 1
+    told = made["opens_to"]
+    plain = {
+        "vault": told["vault"],
+        "key": base64.b64encode(bytes.fromhex(told["key"])).decode(),
+        "title": "",
+        "words": "",
+    }
+
+    def holding(**change: object) -> Document:
+        kept = {name: value for name, value in (plain | change).items() if value is not None}
+        return delegated(plain=json.dumps(kept).encode())
+
+    def given(one: Document) -> Document:
+        return {name: one[name] for name in ("sealed", "delegation_signature")}
+
+    theirs: dict[str, Document] = {
+        "of-another-delegation": {"delegation": gid("another delegation")},
+        "of-another-compartment": {"by_kind": gid("share")},
+        "in-another-epoch": {"epoch": 1},
+        "with-the-key-of-another-epoch": given(older),
+        "of-another-person": {"reader": gid("nurse")},
+        "read-by-another-reader": {"reader": gid("nurse"), "reader_private": pair("nurse").private.hex()},
+        "given-to-another-reader": given(nurse_s),
+        "given-to-another-reader-and-called-theirs": given(nurse_s) | {"reader": gid("nurse")},
+        "signed-by-the-reader": given(delegated(signer="reader")),
+        "checked-with-another-s-key": {
+            "owner_signing": certificates.public_key_bytes(signing("stranger").public_key()).hex()
+        },
+        "signature-of-another-epoch": {"delegation_signature": older["delegation_signature"]},
+        "signature-of-another-person": {"delegation_signature": nurse_s["delegation_signature"]},
+        "signature-cut": {"delegation_signature": made["delegation_signature"][:-2]},
+        "signature-extended": {"delegation_signature": made["delegation_signature"] + "00"},
+        "signature-empty": {"delegation_signature": ""},
+        "cut": {"sealed": made["sealed"][:-2]},
+        "extended": {"sealed": made["sealed"] + "00"},
+        "empty": {"sealed": ""},
+        "the-owner-s-public-value-exchanged": {"owner_public": ANOTHER_PATIENT.public.to_bytes().hex()},
+        "the-owner-s-public-value-unproved": {"owner_public": bytes(public).hex()},
+        # the owner signed it, and it is no key of theirs all the same
+        "signed-key-of-another-owner": given(delegated(patient=ANOTHER_PATIENT)),
+        "signed-key-cut": given(delegated(change=lambda key: key[:-1])),
+        "signed-key-extended": given(delegated(change=lambda key: key + b"\0")),
+        "signed-key-flipped": given(delegated(change=lambda key: key[:-1] + bytes([key[-1] ^ 1]))),
+        "signed-key-empty": given(delegated(change=lambda key: b"")),
+        "signed-key-not-base64": given(holding(key="*" + plain["key"][1:])),
+        "signed-without-a-key": given(holding(key=None)),
+        "signed-without-a-vault": given(holding(vault=None)),
+        "signed-vault-no-uuid": given(holding(vault="by kind")),
+        "signed-not-json": given(delegated(plain=b"{'vault'")),
+        "signed-no-object": given(delegated(plain=b"[]")),
+    }
+    return {
+        "opens-delegation": ("opens", "delegation", made),
+        "opens-delegation-a-later-epoch": ("opens", "delegation", delegated(epoch=2**32 - 1)),
+        "refused-delegation-each-byte": ("refused-each-byte", "delegation", made | {"of": "sealed"}),
+        "refused-delegation-each-byte-of-the-signature": (
+            "refused-each-byte",
+            "delegation",
+            made | {"of": "delegation_signature"},
+        ),
+    } | {f"refused-delegation-{name}": ("refused", "delegation", made | one) for name, one in theirs.items()}
+
+
+def by_kind(
+    *,
+    epoch: int = 0,
+    share: str = "by kind",
+    labels: Labels = LAB,
+    carried: Labels | None = None,
+    place: str | None = None,
+    bound: bytes | None = None,
+    public: Any = None,
+    signer: str = "owner",
+    change: Any = None,
+) -> Document:
+    """A file of the class of `labels`, for the delegate. `carried`: the labels that its header has instead."""
+    class_id, owner, reader, item = class_of(labels, share=share), gid("owner"), gid("reader"), gid("item")
+    place, given = place or class_id, delegated(epoch=epoch, share=share)
+    secret, header = key_policy.encapsulate(
+        hasher(epoch=epoch, share=share).attributes(carried or labels),
+        public or PATIENT.public,
+        binding=bound or compartments.binding(class_id, owner, epoch),
+        seed=seed(f"m {class_id} {epoch}"),
+    )
+    header = change(header) if change else header
+    half, vault = seed(f"half {share} {epoch}"), given["opens_to"]["vault"]
+    ck = compartments.key_of(secret, half, header)
+    signed = compartments.sign_header(signing(signer), "labels", class_id, owner, epoch, header)
+    words = {name: given["opens_to"][name] for name in ("title", "words")}
+    return given | {
+        "kind": "labels",
+        "compartment": class_id,
+        "owner": owner,
+        "item": item,
+        "header": header.hex(),
+        "signature": signed.hex(),
+        "half": seal("reader", half, half_context(vault, epoch, reader)),
+        "wrapped_dek": compartments.wrap_dek(ck, place, item, epoch, seed("dek")).hex(),
+        "opens_to": {"secret": secret.hex(), "ck": ck.hex(), "words": words, "dek": seed("dek").hex()},
+    }
+
+
+def classes() -> dict[str, Scenario]:
+    made, older, other = by_kind(), by_kind(epoch=1), by_kind(labels=OTHER_LAB)
+    elsewhere, class_id, reader = by_kind(share="other by kind"), made["compartment"], gid("reader")
+    vault, ck = kinds.vault_id(LABEL_KEY, gid("by kind"), 0), bytes.fromhex(made["opens_to"]["ck"])
+    half, context = seed("half by kind 0"), half_context(vault, 0, reader)
+    another_item = compartments.wrap_dek(ck, class_id, gid("another item"), 0, seed("another dek")).hex()
+    of_class = half_context(class_id, 0, reader)
+    given = ("delegation", "by_kind", "sealed", "delegation_signature")
+    theirs: dict[str, Document] = {
+        "in-another-class": {"compartment": other["compartment"]},
+        "in-the-compartment-s-place": {"compartment": gid("by kind")},
+        "in-another-epoch": {"epoch": 1},
+        "of-another-owner": {"owner": gid("stranger")},
+        "checked-with-another-s-key": {
+            "owner_signing": certificates.public_key_bytes(signing("stranger").public_key()).hex()
+        },
+        "as-people-by-name": {"kind": "named"},
+        "as-a-policy": {"kind": "policy", "publics": {}, "attribute_keys": {}},
+        "header-cut": {"header": made["header"][:-2]},
+        "header-extended": {"header": made["header"] + "00"},
+        "header-empty": {"header": ""},
+        "header-of-another-class": {"header": other["header"]},
+        "header-and-signature-of-another-class": {name: other[name] for name in ("header", "signature")},
+        "header-of-another-epoch": {"header": older["header"]},
+        "signature-cut": {"signature": made["signature"][:-2]},
+        "signature-extended": {"signature": made["signature"] + "00"},
+        "signature-empty": {"signature": ""},
+        "signature-of-another-class": {"signature": other["signature"]},
+        "signature-of-another-epoch": {"signature": older["signature"]},
+        "signature-of-a-delegation": {"signature": made["delegation_signature"]},
+        "half-of-another-epoch": {"half": older["half"]},
+        "half-of-another-compartment": {"half": elsewhere["half"]},
+        "half-of-a-vault-named-as-the-class": {"half": seal("reader", half, of_class)},
+        "half-wrong": {"half": seal("reader", seed("no half"), context)},
+        "half-of-31-bytes": {"half": seal("reader", half[:31], context)},
+        "half-of-another-person": {"half": seal("stranger", half, context)},
+        "half-flipped": {"half": flipped(made["half"])},
+        "file-of-another-epoch": {"wrapped_dek": older["wrapped_dek"]},
+        "file-of-another-class": {"wrapped_dek": other["wrapped_dek"]},
+        "file-of-another-compartment": {"wrapped_dek": elsewhere["wrapped_dek"]},
+        "file-under-the-compartment-s-id": {"wrapped_dek": by_kind(place=gid("by kind"))["wrapped_dek"]},
+        "files-swapped": {"wrapped_dek": another_item},
+        "file-cut": {"wrapped_dek": made["wrapped_dek"][:-2]},
+        "file-extended": {"wrapped_dek": made["wrapped_dek"] + "00"},
+        "file-flipped": {"wrapped_dek": flipped(made["wrapped_dek"])},
+        "delegation-of-another-compartment": {name: elsewhere[name] for name in given},
+        "delegation-of-another-kind": {
+            name: delegated(wanted=Filter(("photo",), first=GIVEN.first, last=GIVEN.last))[name] for name in given
+        },
+        "delegation-of-another-person": {name: delegated(to="nurse")[name] for name in given},
+        "the-owner-s-public-value-exchanged": {"owner_public": ANOTHER_PATIENT.public.to_bytes().hex()},
+        "signed-by-the-reader": by_kind(signer="reader"),
+        # the owner signed it, and it is no header of this class for this key all the same
+        "signed-header-bound-to-another-class": by_kind(
+            bound=compartments.binding(class_of(OTHER_LAB), gid("owner"), 0)
+        ),
+        "signed-header-bound-to-the-compartment": by_kind(bound=compartments.binding(gid("by kind"), gid("owner"), 0)),
+        "signed-header-bound-to-another-epoch": by_kind(bound=compartments.binding(class_id, gid("owner"), 1)),
+        "signed-header-bound-to-another-owner": by_kind(bound=compartments.binding(class_id, gid("nurse"), 0)),
+        "signed-header-with-labels-not-given": by_kind(carried=PHOTO),
+        "signed-header-with-sensitive-labels": by_kind(carried=Labels("laboratory", "none", True, LAB.day)),
+        "signed-header-for-another-owner-s-keys": by_kind(public=ANOTHER_PATIENT.public),
+        "signed-header-cut": by_kind(change=lambda whole: whole[:-1]),
+        "signed-header-extended": by_kind(change=lambda whole: whole + b"\0"),
+        "signed-header-flipped": by_kind(change=lambda whole: whole[:-1] + bytes([whole[-1] ^ 1])),
+        "signed-header-empty": by_kind(change=lambda whole: b""),
+        "signed-header-of-people-by-name": by_kind(
+            change=lambda whole: compartments.named_header(class_id, gid("owner"), 0, [reader])
+        ),
+    }
+    return {
+        "opens-labels": ("opens", "share", made),
+        "opens-labels-another-class": ("opens", "share", other),
+        "opens-labels-a-later-epoch": ("opens", "share", by_kind(epoch=2**32 - 1)),
+        "refused-labels-each-byte-of-the-header": ("refused-each-byte", "share", made | {"of": "header"}),
+        "refused-labels-each-byte-of-the-signature": ("refused-each-byte", "share", made | {"of": "signature"}),
+    } | {f"refused-labels-{name}": ("refused", "share", made | one) for name, one in theirs.items()}
+
+
+def hashed_labels() -> dict[str, Scenario]:
+    """Attributes, ids and what a policy lets through: nothing in it is drawn."""
+    found: dict[str, Scenario] = {}
+    scan = Labels("imaging", "ct", True, dt.date(1900, 1, 1))
+    last = Labels("other", "none", False, dt.date(2079, 6, 6))
+    for name, labels, epoch, share in (
+        ("", LAB, 0, "by kind"),
+        ("-a-sensitive-scan", scan, 7, "by kind"),
+        ("-the-last-day", last, 2**32 - 1, "other by kind"),
+    ):
+        found[f"opens-hashes{name}"] = ("opens", "hashes", {
+            "label_key": LABEL_KEY.hex(),
+            "owner": gid("owner"),
+            "by_kind": gid(share),
+            "epoch": epoch,
+            "labels": record_labels.to_json(labels),
+            "opens_to": {
+                "attributes": [one.to_bytes().hex() for one in hasher(epoch=epoch, share=share).attributes(labels)],
+                "class": class_of(labels, share=share),
+                "vault": kinds.vault_id(LABEL_KEY, gid(share), epoch),
+            },
+        })  # fmt: skip
+    made = found["opens-hashes"][2]
+    for name, change in (
+        ("no-such-type", {"type": "secret"}),
+        ("modality-in-capitals", {"modality": "CT"}),
+        ("modality-with-a-sign", {"modality": "c|t"}),
+        ("modality-too-long", {"modality": "a" * 17}),
+        ("sensitive-as-a-word", {"sensitive": "False"}),
+        ("a-day-too-early", {"day": "1899-12-31"}),
+        ("a-day-too-late", {"day": "2079-06-07"}),
+    ):
+        found[f"refused-hashes-{name}"] = ("refused", "hashes", made | {"labels": made["labels"] | change})
+    candidates = [LAB, OTHER_LAB, PHOTO, scan, last, *(
+        Labels(type, modality, sensitive, day)
+        for type, modality in (("laboratory", "none"), ("imaging", "ct"), ("imaging", "mr"))
+        for sensitive in (False, True)
+        for day in (dt.date(2023, 12, 31), dt.date(2024, 1, 1), dt.date(2025, 1, 1))
+    )]  # fmt: skip
+    for name, wanted in (
+        ("", GIVEN),
+        ("-everything", Filter()),
+        ("-also-sensitive", Filter(also_sensitive=True)),
+        ("-certain-scans", Filter(("imaging", "laboratory"), ("ct", "us"), last=dt.date(2024, 1, 1))),
+        ("-scans-of-all", Filter((), ("mr",), first=dt.date(2024, 1, 1), also_sensitive=True)),
+    ):
+        found[f"opens-filter{name}"] = ("opens", "filter", {
+            "label_key": LABEL_KEY.hex(),
+            "owner": gid("owner"),
+            "by_kind": gid("by kind"),
+            "epoch": 3,
+            "filter": wanted.to_json(),
+            "policy": canonical(hasher(epoch=3).policy(wanted)).hex(),
+            "candidates": [record_labels.to_json(one) for one in candidates],
+            "opens_to": {"matching": [wanted.matches(one) for one in candidates]},
+        })  # fmt: skip
+    made = found["opens-filter"][2]
+    for name, change in (
+        ("with-the-policy-of-another", {"policy": found["opens-filter-everything"][2]["policy"]}),
+        ("of-another-epoch", {"epoch": 4}),
+        ("of-another-compartment", {"by_kind": gid("other by kind")}),
+        ("with-another-label-key", {"label_key": seed("another label key").hex()}),
+        ("policy-cut", {"policy": made["policy"][:-2]}),
+        ("policy-extended", {"policy": made["policy"] + "00"}),
+        ("policy-empty", {"policy": ""}),
+    ):
+        found[f"refused-filter-{name}"] = ("refused", "filter", made | change)
+    return found
+
+
+def kept_by_kind() -> dict[str, Scenario]:
+    """What the owner keeps under keys of the ring: labels of a file and of a class, a class's key, a delegation."""
+    ring, owner = KeyRing(pair("owner")), {"ring_private": pair("owner").private.hex()}
+    item, class_id, other, delegation = gid("item"), class_of(LAB), class_of(OTHER_LAB), gid("delegation")
+    plain, stranger = record_labels.to_json(LAB), {"ring_private": pair("stranger").private.hex()}
+    ck, plan = seed("ck of a class"), {"compartment": gid("by kind"), "gid": gid("reader"), "filter": GIVEN.to_json()}
+
+    def of_item(content: bytes) -> str:
+        return envelope.wrap(
+            ring.derive("myphr/item-labels/1"), content, context=envelope.context_for("item-labels", item)
+        ).hex()
+
+    def of_class(content: bytes) -> str:
+        return envelope.wrap(
+            ring.derive("myphr/label-class/1"), content, context=envelope.context_for("label-class", class_id)
+        ).hex()
+
+    own_item = owner | {
+        "item": item,
+        "wrapped_labels": record_labels._wrap(ring, item, LAB, said=True).hex(),
+        "opens_to": {"labels": plain},
+    }
+    guessed = own_item | {"wrapped_labels": record_labels._wrap(ring, item, LAB, said=False).hex()}
+    own_class = owner | {
+        "class": class_id,
+        "wrapped_labels": compartments.wrap_labels(ring, class_id, plain).hex(),
+        "opens_to": {"labels": plain},
+    }
+    own_key = owner | {
+        "compartment": class_id,
+        "epoch": 7,
+        "wrapped_ck": compartments.wrap_ck(ring, class_id, 7, ck).hex(),
+        "opens_to": {"ck": ck.hex()},
+    }
+    own_plan = owner | {
+        "compartment": delegation,
+        "wrapped_plan": compartments.wrap_plan(ring, delegation, plan).hex(),
+        "opens_to": {"plan": plan},
+    }
+    told = json.dumps({"version": 1, "said": True, "labels": plain})
+    sealed_item = seal("owner", told.encode(), envelope.context_for("item-labels", item))
+    sealed_class = seal("owner", json.dumps(plain).encode(), envelope.context_for("label-class", class_id))
+    found: dict[str, Scenario] = {"opens-labels-of-a-file-guessed": ("opens", "item-labels", guessed)}
+    for name, row, made, field, changes in (
+        (
+            "labels-of-a-file",
+            "item-labels",
+            own_item,
+            "wrapped_labels",
+            {
+                "of-another-file": {"item": gid("another item")},
+                "that-are-a-class-s": {"wrapped_labels": own_class["wrapped_labels"]},
+                "sealed-to-the-ring": {"wrapped_labels": sealed_item},
+                "not-json": {"wrapped_labels": of_item(b"no")},
+                "without-labels": {"wrapped_labels": of_item(b'{"version":1,"said":true}')},
+                "no-such-type": {"wrapped_labels": of_item(told.replace("laboratory", "secret").encode())},
+                "sensitive-as-a-word": {"wrapped_labels": of_item(told.replace("false", '"no"').encode())},
+            },
+        ),
+        (
+            "labels-of-a-class",
+            "class-labels",
+            own_class,
+            "wrapped_labels",
+            {
+                "of-another-class": {"class": other},
+                "that-are-a-file-s": {"wrapped_labels": own_item["wrapped_labels"]},
+                "sealed-to-the-ring": {"wrapped_labels": sealed_class},
+                "not-json": {"wrapped_labels": of_class(b"no")},
+                "without-a-day": {"wrapped_labels": of_class(b'{"type":"photo","modality":"none","sensitive":false}')},
+                "no-such-type": {"wrapped_labels": of_class(json.dumps(plain | {"type": "secret"}).encode())},
+            },
+        ),
+        (
+            "key-of-a-class",
+            "owner-key",
+            own_key,
+            "wrapped_ck",
+            {
+                "of-another-class": {"compartment": other},
+                "of-the-compartment": {"compartment": gid("by kind")},
+                "in-another-epoch": {"epoch": 8},
+            },
+        ),
+        (
+            "plan-of-a-delegation",
+            "plan",
+            own_plan,
+            "wrapped_plan",
+            {
+                "of-another-delegation": {"compartment": gid("another delegation")},
+                "of-the-compartment": {"compartment": gid("by kind")},
+            },
+        ),
+    ):
+        found[f"opens-{name}"] = ("opens", row, made)
+        found[f"refused-{name}-each-byte"] = ("refused-each-byte", row, made | {"of": field})
+        changes |= {"of-another-owner": stranger, "cut": {field: made[field][:-2]}, "empty": {field: ""},
+                    "extended": {field: made[field] + "00"}}  # fmt: skip
+        found |= {f"refused-{name}-{change}": ("refused", row, made | one) for change, one in changes.items()}
+    return found
+
+
+def worker_s_by_class() -> dict[str, Scenario]:
+    task, worker = gid("task"), {"worker_private": pair("worker").private.hex()}
+    low, high = sorted((class_of(LAB), class_of(OTHER_LAB)))
+    keys = {(low, 0): seed("low 0"), (low, 2**32 - 1): seed("low last"), (high, 1): seed("high 1")}
+    context = envelope.context_for("rewrap-classes", task)
+
+    def packed(*places: tuple[str, int], cut: int = 0, context: bytes = context) -> str:
+        data = b"".join(uuid.UUID(one).bytes + struct.pack(">I", epoch) + keys[one, epoch] for one, epoch in places)
+        return seal("worker", data[: len(data) - cut], context)
+
+    made = worker | {
+        "task": task,
+        "keys_for_worker": compartments.seal_class_keys(pair("worker").public, task, keys).hex(),
+        "opens_to": {"keys": [[one, epoch, key.hex()] for (one, epoch), key in sorted(keys.items())]},
+    }
+    changes: dict[str, Document] = {
+        "of-another-task": {"task": gid("another task")},
+        "for-another-worker": {"worker_private": pair("stranger").private.hex()},
+        "cut": {"keys_for_worker": made["keys_for_worker"][:-2]},
+        "empty": {"keys_for_worker": ""},
+        "extended": {"keys_for_worker": made["keys_for_worker"] + "00"},
+        "classes-not-ascending": {"keys_for_worker": packed((high, 1), (low, 0))},
+        "epochs-not-ascending": {"keys_for_worker": packed((low, 2**32 - 1), (low, 0))},
+        "a-class-twice": {"keys_for_worker": packed((low, 0), (low, 0))},
+        "half-a-key": {"keys_for_worker": packed((low, 0), (high, 1), cut=16)},
+        "sealed-as-keys-by-epoch": {
+            "keys_for_worker": packed((low, 0), (high, 1), context=envelope.context_for("rewrap", task))
+        },
+    }
+    return {
+        "opens-class-keys": ("opens", "class-keys", made),
+        "refused-class-keys-each-byte": ("refused-each-byte", "class-keys", made | {"of": "keys_for_worker"}),
+    } | {f"refused-class-keys-{name}": ("refused", "class-keys", made | one) for name, one in changes.items()}
+
+
+def shares_by_kind() -> dict[str, Scenario]:
+    return delegations() | classes() | hashed_labels() | kept_by_kind() | worker_s_by_class()
+
+
 def scenarios() -> dict[str, Scenario]:
-    return named_shares() | policy_shares() | kept() | worker_s()
+    return named_shares() | policy_shares() | kept() | worker_s() | shares_by_kind()
 
 
 def main() -> None:
