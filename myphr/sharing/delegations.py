@@ -136,7 +136,8 @@ def delegate(parts: Parts, login: "Login", gid: str, wanted: Filter) -> str:
     keys, speaker, delegation_id = identities.keys_of(login), identities.proof_for(login, parts), new_id()
     compartment_id, epoch = (group.id, group.epoch) if group else (new_id(), 0)
     plan = _Plan(compartment_id, gid, wanted)
-    _open_vault(parts, speaker, keys, compartment_id, epoch, {one.gid for _, one in active} | {gid})
+    if group is None:
+        _open_vault(parts, speaker, keys, compartment_id, epoch, {gid})
     issued = _issue(keys, delegation_id, epoch, plan, verified[0])
     filing = _Filing(parts, login, keys, speaker, compartment_id, epoch, [wanted, *(one.wanted for _, one in active)])
     with parts.database.write() as db:
@@ -149,6 +150,11 @@ def delegate(parts: Parts, login: "Login", gid: str, wanted: Filter) -> str:
                 wrapped_plan=compartments.wrap_plan(login.ring(), compartment_id, {"by": "kind"}),
             ))  # fmt: skip
             db.flush()
+        else:
+            # Under the lock: the rule of the vault names everybody, and another browser's must not take it back.
+            if not _still(db, login, group, active):
+                raise _changed()
+            _open_vault(parts, speaker, keys, compartment_id, epoch, {one.gid for _, one in active} | {gid})
         db.add(Delegation(
             id=delegation_id, compartment_id=compartment_id, gid=gid,
             wrapped_plan=compartments.wrap_plan(login.ring(), delegation_id, plan.to_json()),
@@ -175,6 +181,15 @@ def _open_vault(
     except KeyholderConflict:  # there already, for others
         parts.keyholder.vault_rule(speaker, vault, rule)
         parts.keyholder.vault_create(speaker, vault, epoch, rule)
+
+
+def _still(db: Session, login: "Login", group: Compartment, active: Sequence[_Active]) -> bool:
+    """Locks the compartment, in the caller's unit of work: whether its epoch and its people are those the caller knows.
+    If not, another browser of the owner was here since."""
+    fresh = db.get(Compartment, group.id, with_for_update=True, populate_existing=True)
+    if fresh is None or (fresh.state, fresh.epoch) != ("active", group.epoch):
+        return False
+    return {row.id for row, _ in _active_in(db, login, group)} == {row.id for row, _ in active}
 
 
 def _issue(keys: IdentityKeys, delegation_id: str, epoch: int, plan: _Plan, person: VerifiedPerson) -> DelegationKey:
@@ -374,17 +389,18 @@ def _roll(parts: Parts, login: "Login", group: Compartment, until: float | None 
     worker). Headers only `until` this moment. Raises what the keyholder raises."""
     keys, speaker, epoch = identities.keys_of(login), identities.proof_for(login, parts), group.epoch + 1
     active = _active(parts, login, group)
-    _open_vault(parts, speaker, keys, group.id, epoch, {plan.gid for _, plan in active})
     issued = _issue_all(parts, keys, epoch, active)
     with parts.database.write() as db:
+        if not _still(db, login, group, active):
+            return 0, 0  # ended, rolled or shared with others by another browser of the owner
+        _open_vault(parts, speaker, keys, group.id, epoch, {plan.gid for _, plan in active})
         moved = db.connection().execute(
             update(Compartment)
             .where(col(Compartment.id) == group.id, col(Compartment.epoch) == group.epoch,
                    col(Compartment.state) == "active")
             .values(epoch=epoch, stale=False)
         )  # fmt: skip
-        if moved.rowcount != 1:
-            return 0, 0  # ended, or rolled by another browser of the owner
+        assert moved.rowcount == 1, "the row is locked"
         for one in issued:
             db.add(one)
     fresh = group.model_copy(update={"epoch": epoch, "stale": False})
@@ -461,37 +477,48 @@ def _delete_classes(db: Session, class_ids: Sequence[str]) -> None:
 def stop(parts: Parts, login: "Login", delegation_id: str) -> WithdrawalReport:
     """This person no longer opens these kinds: the vault's block comes first, and that moment counts. What else is
     shared with them by kind pauses until its files have new keys. Raises NotFound, also for one that was stopped, and
-    KeyholderUnavailable; nothing was changed then."""
+    KeyholderUnavailable; the portal's rows are as before then."""
     started = time.monotonic()
     group, row, plan = _own(parts, login, delegation_id)
     keys, speaker = identities.keys_of(login), identities.proof_for(login, parts)
-    others = [one for one in _active(parts, login, group) if one[0].id != delegation_id]
-    vaults = [(kinds.vault_id(keys.labels, group.id, epoch), epoch) for epoch in _living_epochs(parts, group)]
-    halves = 0
-    for vault, epoch in vaults:
-        with contextlib.suppress(NotFound):  # destroyed already, or never made: nothing to withhold
-            if others:
-                parts.keyholder.vault_block(speaker, Block(gid=plan.gid), vault)
-            else:
-                halves += parts.keyholder.vault_destroy(speaker, vault, epoch)
-    ended_at = now()
+    blocked = _living_epochs(parts, group)
+    _block(parts, speaker, keys, group, plan.gid, blocked)
+    ended_at, halves = now(), 0
     with parts.database.write() as db:
+        # The row of the compartment is locked first: a machine asked for in this moment is refused or ended, and what
+        # another browser of the owner did until now is there to see.
+        db.get(Compartment, group.id, with_for_update=True, populate_existing=True)
+        epochs = _living_epochs_in(db, group)
         name = _person(db, plan.gid)
+        others = [one for one in _active_in(db, login, group) if one[0].id != delegation_id]
         if others:
-            # The row of the compartment is locked first: a machine asked for in this moment is refused or ended.
+            _block(parts, speaker, keys, group, plan.gid, sorted(set(epochs) - set(blocked)))
             db.execute(update(Compartment).where(col(Compartment.id) == group.id).values(stale=True))
             _end(db, [row.id], ended_at)
         else:
+            for epoch in sorted({*epochs, *blocked}):
+                vault = kinds.vault_id(keys.labels, group.id, epoch)
+                with contextlib.suppress(NotFound):  # destroyed already, or never made
+                    halves += parts.keyholder.vault_destroy(speaker, vault, epoch)
             _forget(db, group.id, ended_at)
         _note(db, "record-share-by-kind-ended", login, share=row.id, person=plan.gid)
     ended = withdrawal.end_sessions(parts, [group.id], plan.gid)
     replaced, left = halves, 0
-    if others:
+    fresh = _group(parts, login) if others else None
+    if fresh is not None and fresh.stale:
         try:
-            replaced, left = _roll(parts, login, group, time.monotonic() + ROLL_SECONDS)
+            replaced, left = _roll(parts, login, fresh, time.monotonic() + ROLL_SECONDS)
         except AWAY as error:
             log.warning("shares by kind roll later: %s", error.code)
     return WithdrawalReport(name, ended_at, replaced, round((time.monotonic() - started) * 1000), ended, left)
+
+
+def _block(
+    parts: Parts, speaker: Speaker, keys: IdentityKeys, group: Compartment, gid: str, epochs: Iterable[int]
+) -> None:
+    for epoch in epochs:
+        with contextlib.suppress(NotFound):  # destroyed already, or never made: nothing to withhold
+            parts.keyholder.vault_block(speaker, Block(gid=gid), kinds.vault_id(keys.labels, group.id, epoch))
 
 
 def _end(db: Session, delegation_ids: Sequence[str], at: dt.datetime) -> None:
@@ -512,12 +539,17 @@ def _forget(db: Session, compartment_id: str, at: dt.datetime) -> None:
 
 
 def _living_epochs(parts: Parts, group: Compartment) -> list[int]:
-    """Epochs whose halves may still be there."""
     with parts.database.read() as db:
-        of_people = select(DelegationKey.epoch).join(Delegation, col(Delegation.id) == col(DelegationKey.delegation_id))
-        of_files = select(LabelClassKey.epoch).join(LabelClass, col(LabelClass.id) == col(LabelClassKey.label_class_id))
-        found = {group.epoch, *db.exec(of_people.where(Delegation.compartment_id == group.id).distinct()),
-                 *db.exec(of_files.where(LabelClass.compartment_id == group.id).distinct())}  # fmt: skip
+        return _living_epochs_in(db, group)
+
+
+def _living_epochs_in(db: Session, group: Compartment) -> list[int]:
+    """Epochs whose halves may still be there."""
+    of_people = select(DelegationKey.epoch).join(Delegation, col(Delegation.id) == col(DelegationKey.delegation_id))
+    of_files = select(LabelClassKey.epoch).join(LabelClass, col(LabelClass.id) == col(LabelClassKey.label_class_id))
+    found = {group.epoch, *db.exec(select(Compartment.epoch).where(Compartment.id == group.id)),
+             *db.exec(of_people.where(Delegation.compartment_id == group.id).distinct()),
+             *db.exec(of_files.where(LabelClass.compartment_id == group.id).distinct())}  # fmt: skip
     return sorted(found)
 
 
@@ -582,13 +614,16 @@ def _issue_missing(parts: Parts, login: "Login", keys: IdentityKeys, group: Comp
     active = _active(parts, login, group)
     with parts.database.read() as db:
         without = [one for one in active if db.get(DelegationKey, (one[0].id, group.epoch)) is None]
-    for key in _issue_all(parts, keys, group.epoch, without):
-        with parts.database.write() as db:
-            fresh = db.get(Compartment, group.id, with_for_update=True)
-            row = db.get(Delegation, key.delegation_id)
-            known = db.get(DelegationKey, (key.delegation_id, group.epoch))
-            current = fresh is not None and (fresh.state, fresh.epoch) == ("active", group.epoch)
-            if current and row is not None and row.state == "active" and known is None:
+    issued = _issue_all(parts, keys, group.epoch, without)
+    if not issued:
+        return
+    speaker = identities.proof_for(login, parts)
+    with parts.database.write() as db:
+        if not _still(db, login, group, active):
+            return
+        _open_vault(parts, speaker, keys, group.id, group.epoch, {plan.gid for _, plan in active})
+        for key in issued:
+            if db.get(DelegationKey, (key.delegation_id, group.epoch)) is None:
                 db.add(key)
 
 
@@ -644,13 +679,17 @@ def _group(parts: Parts, login: "Login") -> Compartment | None:
 
 
 def _active(parts: Parts, login: "Login", group: Compartment) -> list[_Active]:
-    """Active delegations with their plans. A row whose plan this owner did not make is nobody's."""
     with parts.database.read() as db:
-        rows = db.exec(
-            select(Delegation)
-            .where(Delegation.compartment_id == group.id, Delegation.state == "active")
-            .order_by(col(Delegation.created_at).desc())
-        ).all()
+        return _active_in(db, login, group)
+
+
+def _active_in(db: Session, login: "Login", group: Compartment) -> list[_Active]:
+    """Active delegations with their plans. A row whose plan this owner did not make is nobody's."""
+    rows = db.exec(
+        select(Delegation)
+        .where(Delegation.compartment_id == group.id, Delegation.state == "active")
+        .order_by(col(Delegation.created_at).desc())
+    ).all()
     found = []
     for row in rows:
         try:
