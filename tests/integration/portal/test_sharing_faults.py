@@ -1,5 +1,5 @@
 """kill -9 of web, worker, keyholder and Redis in the middle of sharing the record: while a share is made, while a
-person is removed, while keys are wrapped anew.
+person is removed, while keys are wrapped anew; and the same of shares by kind.
 
 After each: nobody is let in who should not be, whoever should be opens everything, doing it again completes it, the
 page says something that helps, and the audit trail holds. One portal goes through all of it; no machine runs in it.
@@ -21,11 +21,11 @@ from sqlmodel import select
 
 from myphr.portal import Portal
 from myphr.settings import load
-from myphr.sharing.record_models import Compartment, CompartmentKey, RewrapTask
+from myphr.sharing.record_models import Compartment, CompartmentKey, ItemWrap, LabelClassKey, RewrapTask
 from tests.integration.portal.test_faults import eventually
 from tests.person import Person
 from tests.running import RunningPortal
-from tests.web.stage import put_many
+from tests.web.stage import put_many, put_study
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -36,6 +36,9 @@ MOMENTS = (0.2, 0.5, 0.8)  # of the time that it takes undisturbed
 FILES = 2000
 SHOWN = 200  # lines of a page; it counts the rest
 EVERYTHING = "/share-record/everything"
+BY_KIND = "/share-record/by-kind"
+SCANS = ("20240303", "20240405")  # a study each, which is one line of a page, and a class
+BY_KIND_SHOWN = FILES + len(SCANS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,29 @@ class House:
     def remove(self, address: str) -> requests.Response:
         return self.ada.submit(address, address)
 
+    def give(self, name: str) -> requests.Response:
+        """Letters and scans, by kind."""
+        person = f"{name}@house.example"
+        return self.ada.submit(BY_KIND, BY_KIND, type=["document", "imaging"], person=person, sure="yes")
+
+    def given_to(self, name: str) -> str | None:
+        """The id of what is shared by kind with this person, where the owner's page lists it."""
+        for card in self.cards():
+            if f"{name} Lund" in card.get_text(" ", strip=True):
+                return re.findall(r"/sharing/([0-9a-f-]{36})/stop", str(card))[0]
+        return None
+
+    def stop(self, share_id: str) -> requests.Response:
+        return self.ada.submit(f"/sharing/{share_id}/stop", f"/sharing/{share_id}/stop")
+
+    def give_both(self) -> tuple[str, str]:
+        """(Goes's share, Stays's)"""
+        for name in ("goes", "stays"):
+            self.give(name).raise_for_status()
+        goes, stays = self.given_to("Goes"), self.given_to("Stays")
+        assert goes and stays
+        return goes, stays
+
     def up_to_date(self) -> bool:
         return "Shared, and up to date." in self.ada.get("/sharing").get_text(" ", strip=True)
 
@@ -116,7 +142,7 @@ class House:
 
     def clear(self) -> None:
         for share_id in self.shares():
-            self.ada.submit(f"/sharing/{share_id}/stop", f"/sharing/{share_id}/stop").raise_for_status()
+            self.stop(share_id).raise_for_status()
 
     def verified(self) -> None:
         assert "every link of the chain holds" in self.running.command("audit", "verify")
@@ -151,6 +177,8 @@ def house() -> Iterator[House]:
             with portal.database.read() as db:
                 account_id = db.exec(select(Account.id).where(Account.email == "ada@house.example")).one()
             put_many(portal, account_id, FILES)
+            for day in SCANS:
+                put_study(portal, account_id, StudyDate=day)
             house = House(running, portal, *people, share_seconds=0, remove_seconds=0)
             # Undisturbed first: how long each takes here, and that it works.
             started = time.monotonic()
@@ -295,3 +323,91 @@ def under_way(portal: Portal, share_id: str) -> RewrapTask:
             return task
         assert time.monotonic() < deadline, "the worker never began"
         time.sleep(0.002)
+
+
+# -- by kind ------------------------------------------------------------------------------------------
+def by_kind(portal: Portal) -> tuple[Compartment, set[int], set[int]]:
+    """(all that is shared by kind, the epochs of its classes' keys, those of its files' keys)"""
+    with portal.database.read() as db:
+        group = db.exec(select(Compartment).where(Compartment.kind == "labels", Compartment.state == "active")).one()
+        keys = set(db.exec(select(LabelClassKey.epoch)))
+        files = set(db.exec(select(ItemWrap.epoch).where(ItemWrap.compartment_id == group.id)))
+    return group, keys, files
+
+
+def timed(work: Callable[[], requests.Response]) -> float:
+    started = time.monotonic()
+    work().raise_for_status()
+    return time.monotonic() - started
+
+
+def test_web_killed_while_something_is_shared_by_kind(house: House) -> None:
+    seconds = timed(lambda: house.give("goes"))
+    house.clear()
+    for moment in MOMENTS:
+        answer = house.killed_in(lambda: house.give("goes"), "web", moment * seconds)
+        helps(answer)
+        house.is_back()
+        before = house.shares()
+        assert len(before) <= 1
+        for share_id in before:  # whole, or not there
+            assert house.opens(house.goes, share_id) == BY_KIND_SHOWN
+        if answer is not None and answer.ok and "Shared with" in answer.text:
+            assert before, "the page said that it is shared"
+
+        goes, stays = house.give_both()
+        assert before in ([], [goes]) and sorted(house.shares()) == sorted((goes, stays))
+        assert house.opens(house.goes, goes) == house.opens(house.stays, stays) == BY_KIND_SHOWN
+        for share_id in (goes, stays):
+            assert house.opens(house.nobody, share_id) == 0
+        assert house.opens(house.stays, goes) == house.opens(house.goes, stays) == 0
+        house.clear()
+    house.verified()
+
+
+@pytest.mark.parametrize("victim", ["keyholder", "web"])
+def test_process_killed_while_a_delegate_is_removed(house: House, victim: str) -> None:
+    goes, _ = house.give_both()
+    seconds = timed(lambda: house.stop(goes))
+    house.clear()
+    for moment in MOMENTS:
+        goes, stays = house.give_both()
+        answer = house.killed_in(lambda goes=goes: house.stop(goes), victim, moment * seconds)
+        helps(answer)
+        house.is_back()
+        assert house.opens(house.stays, stays) == BY_KIND_SHOWN
+        if answer is not None and answer.ok and "ccess of Goes Lund ended" in answer.text:
+            assert house.opens(house.goes, goes) == 0, "the page said that the access has ended"
+
+        if left := house.given_to("Goes"):
+            assert left == goes
+            house.stop(goes).raise_for_status()
+        assert house.opens(house.goes, goes) == house.opens(house.nobody, goes) == 0
+        if not house.up_to_date():
+            house.unlock()  # "it gets new keys when you sign in the next time"
+        eventually(house.up_to_date, "the keys were never replaced", seconds_max=240)
+        assert house.opens(house.stays, stays) == BY_KIND_SHOWN and house.opens(house.goes, goes) == 0
+        group, _, files = by_kind(house.portal)
+        assert group.epoch >= 1 and files == {group.epoch}
+        house.clear()
+    house.verified()
+
+
+def test_worker_killed_while_the_keys_of_classes_are_wrapped_anew(house: House) -> None:
+    goes, stays = house.give_both()
+    house.stop(goes).raise_for_status()
+    task = under_way(house.portal, by_kind(house.portal)[0].id)
+    assert house.running.kill(PROCESSES["worker"]) >= 1
+    house.is_back()
+    assert house.opens(house.stays, stays) == BY_KIND_SHOWN and house.opens(house.goes, goes) == 0
+    eventually(house.up_to_date, "the keys were never replaced", seconds_max=240)
+    with house.portal.database.read() as db:
+        done = db.get(RewrapTask, task.id)
+    assert done and (done.state, done.keys_for_worker) == ("done", None)
+    assert house.opens(house.stays, stays) == BY_KIND_SHOWN and house.opens(house.goes, goes) == 0
+
+    house.unlock()  # destroys the old half; it opens nothing any more, for nobody
+    group, keys, files = by_kind(house.portal)
+    assert keys == files == {group.epoch} and group.epoch == 1
+    assert house.opens(house.stays, stays) == BY_KIND_SHOWN and house.opens(house.goes, goes) == 0
+    house.verified()
