@@ -1,13 +1,13 @@
 """Drop-offs: what a patient lets a provider send into her record
 
-Revision: 0010, after 0008
+Revision: 0009, after 0008
 """
 
 import sqlalchemy as sa
 import sqlmodel
 from alembic import op
 
-revision = '0010'
+revision = '0009'
 down_revision = '0008'
 branch_labels = None
 depends_on = None
