@@ -33,8 +33,7 @@ pytestmark = pytest.mark.timeout(900)
 PROCESSES = {
     "web": r"gunicorn", "worker": r"myphr worker", "keyholder": r"myphr\.keyholder", "redis": r"redis-server",
 }  # fmt: skip
-# Of the time that it takes undisturbed. Each costs a restart and a sweep: `MYPHR_FAULTS=all` takes the early and the late
-# one, too.
+# Of the time that it takes undisturbed. Each costs a restart and a sweep: MYPHR_FAULTS=all takes two more.
 MOMENTS = (0.2, 0.5, 0.8) if os.environ.get("MYPHR_FAULTS") == "all" else (0.5,)
 FILES = 2000
 SHOWN = 200  # lines of a page; it counts the rest
