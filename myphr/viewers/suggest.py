@@ -37,7 +37,7 @@ class Suggestion:
 
 
 def _counted(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def _words(formats: Counter[str], modalities: Counter[str]) -> str:
@@ -59,7 +59,7 @@ def _reason(viewer: Viewer, formats: Counter[str], modalities: Counter[str], ope
     what = _words(formats, modalities)
     if opened == total:
         return f"{what}: {viewer.title} {viewer.opens}"
-    return f"{what}: {viewer.title} opens {opened} of the {total}"
+    return f"{what}: {viewer.title} opens {opened:,} of the {total:,}"
 
 
 def _modality_share(viewer: Viewer, modalities: Counter[str]) -> float:

@@ -116,3 +116,7 @@ def test_a_missing_key_is_named(tmp_path: Path):
     path.write_text("title = 'X'\n")
     with pytest.raises(ConfigurationError, match="description is missing"):
         catalogue.read(path)
+
+
+def test_thousands_are_easy_to_read():
+    assert suggest(VIEWERS, Counter(dicom=2000), Counter(MR=2000))[0].reason.startswith("2,000 MR images: ")
