@@ -8,13 +8,14 @@ import contextlib
 import dataclasses
 import datetime as dt
 import logging
+import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import ColumnElement, delete, func, insert, update
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, or_, select
 
 from myphr.audit.trail import SYSTEM, Actor, record
 from myphr.crypto.abe.multi_authority import encapsulate, policy_of
@@ -47,15 +48,38 @@ __all__ = ["Audience", "Preview", "Scope", "ShareView", "WithdrawalReport", "cat
 
 log = logging.getLogger(__name__)
 _SAME_OPENING = dt.timedelta(minutes=2)  # between the keyholder's clock and ours
+THINGS_MAX = 200  # of one collection
 _KINDS = {"imaging": "All imaging", "documents": "All documents", "all": "The whole record"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Scope:
-    """What is shared. Of `everything`, `id` is a kind: imaging, documents or all; what comes later belongs to it."""
+    """What is shared. Of `everything`, `id` is a kind: imaging, documents or all; what comes later belongs to it. Of a
+    `collection` it names the studies and files the owner chose; what comes later to such a study belongs to it."""
 
-    kind: Literal["item", "study", "everything"]
+    kind: Literal["item", "study", "everything", "collection"]
     id: str
+
+    @classmethod
+    def of(cls, things: Iterable[str]) -> "Scope":
+        """What these name, each as `item:<id>` or `study:<id>`; one alone is itself. Raises FormRefused."""
+        chosen = sorted(set(things))
+        if not 1 <= len(chosen) <= THINGS_MAX:
+            raise FormRefused("things", reason=f"choose at least one study or file, and at most {THINGS_MAX}")
+        named = [_thing(one) for one in chosen]
+        return named[0] if len(named) == 1 else cls("collection", " ".join(chosen))
+
+    def things(self) -> list["Scope"]:
+        """The studies and files of a collection."""
+        return [_thing(one) for one in self.id.split(" ")]
+
+
+def _thing(name: str) -> Scope:
+    """Raises FormRefused."""
+    kind, _, id_ = name.partition(":")
+    if kind not in ("item", "study") or not re.fullmatch("[0-9a-f-]{36}", id_):
+        raise FormRefused("things", reason="choose studies and files of your record")
+    return Scope("item" if kind == "item" else "study", id_)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +247,9 @@ def _title(db: Session, login: "Login", scope: Scope) -> str:
         if scope.id not in _KINDS:
             raise NotFound("no such kind")
         return _KINDS[scope.id]
+    if scope.kind == "collection":
+        titles = [_title(db, login, one) for one in scope.things()]
+        return f"{titles[0]}, and {len(titles) - 1:,} more"
     row = db.get(Item, scope.id) if scope.kind == "item" else db.get(Study, scope.id)
     if row is None or row.account_id != login.account.id or row.deleted_at is not None:
         raise NotFound(scope.kind)
@@ -239,6 +266,10 @@ def _in_scope(login: "Login", scope: Scope) -> list[ColumnElement[bool]]:
         conditions.append(col(Item.id) == scope.id)
     elif scope.kind == "study":
         conditions.append(col(Item.study_id) == scope.id)
+    elif scope.kind == "collection":
+        things = scope.things()
+        conditions.append(or_(col(Item.id).in_([one.id for one in things if one.kind == "item"]),
+                              col(Item.study_id).in_([one.id for one in things if one.kind == "study"])))  # fmt: skip
     elif scope.id == "imaging":
         conditions.append(col(Item.study_id).is_not(None))
     elif scope.id == "documents":

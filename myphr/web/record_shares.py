@@ -1,13 +1,15 @@
-"""Sharing the record: who may open a file, a study or everything of a kind; who it is today; taking it back."""
+"""Sharing the record: who may open a file, a study, several, or all of a kind; who it is today; taking it back."""
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 from flask import Blueprint, Response, flash, redirect, request, url_for
 
 from myphr.errors import FormRefused, NotFound, PortalError
 from myphr.people import authorities
 from myphr.people.authorities import attribute_words
+from myphr.records import items
 from myphr.sharing import delegations, policies, record_shares
 from myphr.sharing.record_shares import Audience, Scope, ShareView, WithdrawalReport
 from myphr.web.login import portal, this_login
@@ -89,10 +91,34 @@ def share_everything() -> Response:
     return _share(Scope("everything", kind), "Everything", url_for("record.my_record"))
 
 
-def _share(scope: Scope, title: str, back: str) -> Response:
+@blueprint.get("/share-record/choose")
+@policy(SIGNED_IN)
+def choose() -> Response:
+    """Studies and files to choose several of."""
+    return _choose()
+
+
+def _choose(error: PortalError | None = None) -> Response:
+    record = items.my_record(portal().database, this_login().ring(), this_login().account.id)
+    return render_page("sharing/choose.html", status=error.status if error else 200, record=record, error=error)
+
+
+@blueprint.post("/share-record/collection")
+@policy(SIGNED_IN)
+def share_collection() -> Response:
+    """Who may open the chosen ones; as for one, once somebody is chosen, too."""
+    try:
+        scope = Scope.of(request.form.getlist("thing"))
+    except FormRefused as error:
+        return _choose(error)
+    things = [f"{one.kind}:{one.id}" for one in (scope.things() if scope.kind == "collection" else [scope])]
+    return _share(scope, record_shares.title_of(portal(), this_login(), scope), url_for("record_shares.choose"), things)
+
+
+def _share(scope: Scope, title: str, back: str, things: Sequence[str] = ()) -> Response:
     error: PortalError | None = None
     preview = None
-    if request.method == "POST":
+    if request.method == "POST" and ("who" in request.form or not things):
         try:
             audience = _audience()
             preview = record_shares.preview(portal(), this_login(), audience)
@@ -107,7 +133,7 @@ def _share(scope: Scope, title: str, back: str) -> Response:
     return render_page(
         "sharing/share.html", status=error.status if error else 200, title=title, back=back, choices=_choices(),
         form={name: request.form.get(name, "") for name in FIELDS}, preview=preview, error=error,
-        everything=EVERYTHING if scope.kind == "everything" else None, chosen=scope.id,
+        everything=EVERYTHING if scope.kind == "everything" else None, chosen=scope.id, things=things,
     )  # fmt: skip
 
 

@@ -145,3 +145,41 @@ def test_shared_by_kind_and_taken_back(
     expect(daughter.locator("main")).not_to_contain_text("report.pdf")
     daughter.goto(f"{desk.url}/shared-with-me")
     expect(daughter.locator("main")).to_contain_text("Nobody shares anything with you now")
+
+
+@pytest.mark.parametrize("tablet", [False, True], ids=["desktop", "tablet"])
+def test_several_are_ticked_and_shared_together(
+    new_screen: Callable[..., Screen], desk: Desk, portal: Portal, tablet: bool
+) -> None:
+    look = f"several-{'tablet' if tablet else 'desktop'}"
+
+    def person(name: str) -> Page:
+        page = new_screen(tablet_sized=tablet).page
+        register(page, desk.url, email=f"{name}-{look}@sharing.example")
+        return page
+
+    patient, daughter = person("patient"), person("daughter")
+    account_id = login_of(portal, patient).account.id
+    put_study(portal, account_id)
+    for name in ("report.pdf", "invoice.pdf"):
+        put_in(portal, account_id, f"%PDF-1.7\n {name}".encode(), name)
+
+    patient.goto(f"{desk.url}/sharing")
+    patient.get_by_role("link", name="Choose several to share").click()
+    patient.get_by_label("report.pdf").check()
+    patient.get_by_label("Harbour Hospital").check()
+    seen(patient, f"{look}-1-choose")
+    patient.get_by_role("button", name="Who may open them?").click()
+    expect(patient.locator("main")).to_contain_text("and 1 more")
+    patient.get_by_label("Family, or a person").check()
+    patient.get_by_label("their e-mail addresses").fill(f"daughter-{look}@sharing.example")
+    patient.get_by_role("button", name="Show me who that is today").click()
+    seen(patient, f"{look}-2-preview")
+    patient.get_by_role("button", name="Share", exact=True).click()
+    expect(patient.get_by_role("heading", level=1)).to_have_text("Who may open my record")
+
+    daughter.goto(f"{desk.url}/shared-with-me")
+    daughter.get_by_role("link", name="Open report.pdf, and 1 more").click()
+    expect(daughter.locator("main")).to_contain_text("26 August 2024, 2 images")
+    expect(daughter.locator("main")).not_to_contain_text("invoice.pdf")
+    seen(daughter, f"{look}-3-inside")

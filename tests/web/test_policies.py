@@ -27,7 +27,9 @@ OF_THE_CALLER = {
     "account.change_password", "account.new_recovery_code", "record.my_record", "record.items", "record.load_samples",
     "trail.who_looked", "identity.begin_app", "identity.authenticator_app", "identity.confirm_app",
     "identity.remove_app", "identity.new_passkey", "identity.add_passkey", "identity.renew_certificate",
-    "identity.revoke_certificate", "record_shares.mine", "record_shares.share_everything", "shared_with_me.everything",
+    "identity.revoke_certificate", "record_shares.mine", "record_shares.share_everything", "record_shares.choose",
+    "record_shares.share_collection",
+    "shared_with_me.everything",
     "share_by_kind.share",
     "drop_offs.mine", "drop_offs.create",
 }  # fmt: skip

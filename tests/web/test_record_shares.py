@@ -9,14 +9,14 @@ from sqlmodel import select
 
 from myphr.machines.models import VmSession
 from myphr.people import accounts
-from myphr.sharing import record_shares, viewing
+from myphr.sharing import record_shares, shared_with_me, viewing
 from myphr.sharing.models import Share
 from myphr.sharing.record_models import Compartment, EmergencyOpening, VmSessionShare
 from tests.cast import OPERATOR
 from tests.integration.sharing.conftest import Clinic, clinic, gid_of
 from tests.web.conftest import sign_in
 from tests.web.page_client import PageClient, text_of
-from tests.web.stage import put_vm_session
+from tests.web.stage import put_in, put_study, put_vm_session
 
 __all__ = ["clinic"]
 
@@ -246,3 +246,39 @@ def test_nobody_shares_or_takes_back_what_is_not_theirs(
         assert other.post(address).status_code == 404
     assert other.get(f"/sharing/{share_id}/progress").status_code == 404
     assert "1 person" not in text_of(other.get("/sharing"))
+
+
+def test_several_studies_and_files_are_chosen_and_shared_together(
+    vera: PageClient, letter: str, clinic: Clinic, enter_page
+) -> None:
+    study = put_study(clinic.portal, clinic.patient.account.id)
+    left = clinic.add_item("not-this.txt", b"stays with me\n")
+    page = vera.get("/share-record/choose")
+    assert f"study:{study}" in page.text and f"item:{left}" in page.text
+    assert "at least one" in text_of(vera.post("/share-record/collection", {}))
+    chosen = {"thing": [f"study:{study}", f"item:{letter}"]}
+    asked = vera.post("/share-record/collection", chosen)
+    assert "and 1 more" in text_of(asked) and asked.text.count(f"item:{letter}") == 1
+    form = chosen | {"who": "named", "people": clinic.stranger.person.email}
+    assert "1 person can open it today" in text_of(vera.post("/share-record/collection", form))
+    assert vera.post("/share-record/collection", form | {"sure": "yes"}).status_code == 303
+    found = re.search(r"/sharing/([0-9a-f-]{36})/stop", vera.get("/sharing").text)
+    assert found
+    other = enter_page(clinic.stranger)
+    assert "letter.txt, and 1 more" in text_of(other.get(f"/shared-with-me/{found[1]}"))
+    opened = shared_with_me.open_shared(clinic.portal, clinic.stranger.login, found[1])
+    assert sorted(one.details["name"] for one in opened.items) == ["IM00001", "IM00002", "letter.txt"]
+
+
+def test_what_is_not_ones_own_or_nothing_is_not_shared_in_a_collection(
+    vera: PageClient, letter: str, clinic: Clinic, enter_page
+) -> None:
+    stranger = enter_page(clinic.stranger)
+    own = put_in(clinic.portal, clinic.stranger.account.id, b"of the stranger\n", "own.txt").id
+    form = {"who": "named", "people": clinic.nurse.person.email, "sure": "yes"}
+    mixed = form | {"thing": [f"item:{own}", f"item:{letter}"]}
+    assert stranger.post("/share-record/collection", mixed).status_code == 404
+    for thing in ("account:1", "item:", "", "item"):
+        assert stranger.post("/share-record/collection", form | {"thing": [f"item:{own}", thing]}).status_code == 422
+    with clinic.portal.database.read() as db:
+        assert db.exec(select(Compartment)).all() == []
