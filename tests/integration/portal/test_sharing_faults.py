@@ -289,7 +289,8 @@ def test_process_killed_while_keys_are_wrapped_anew(house: House, victim: str) -
     eventually(house.up_to_date, "the keys were never replaced", seconds_max=240)
     with house.portal.database.read() as db:
         done = db.get(RewrapTask, task.id)
-    assert done and (done.state, done.keys_for_worker) == ("done", None)
+    # Closed: the vault has destroyed the old half, too, which is tried again while the keyholder is away.
+    assert done and done.state in ("done", "closed") and done.keys_for_worker is None
     assert house.opens(house.stays, share_id) == FILES and house.opens(house.goes, share_id) == 0
 
     # The owner's next unlock takes the old half away; it opens nothing any more, for nobody.
@@ -405,7 +406,7 @@ def test_worker_killed_while_the_keys_of_classes_are_wrapped_anew(house: House) 
     eventually(house.up_to_date, "the keys were never replaced", seconds_max=240)
     with house.portal.database.read() as db:
         done = db.get(RewrapTask, task.id)
-    assert done and (done.state, done.keys_for_worker) == ("done", None)
+    assert done and done.state in ("done", "closed") and done.keys_for_worker is None
     assert house.opens(house.stays, stays) == BY_KIND_SHOWN and house.opens(house.goes, goes) == 0
 
     house.unlock()  # destroys the old half; it opens nothing any more, for nobody
