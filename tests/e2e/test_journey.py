@@ -66,7 +66,8 @@ def test_a_patient_opens_a_study_shares_it_takes_it_back_and_nothing_is_left(
     study.get_by_role("link", name="Open").click()
 
     open_with_probe(patient)
-    expect(patient.get_by_role("heading", level=1)).to_have_text("Getting your viewer ready")
+    # A warm machine may be there before the browser has looked at the page of the stages.
+    expect(patient.get_by_role("heading", level=1)).to_have_text(re.compile("Getting your viewer ready|MR scan, head"))
     expect(patient.get_by_role("heading", level=1)).to_have_text("MR scan, head", timeout=START_MS)
 
     # The very files are open on the screen, without a file dialog.
