@@ -25,6 +25,7 @@ from myphr.settings import Settings
 
 READY_SECONDS_MAX = 60
 STOP_SECONDS_MAX = 20
+FREE_SECONDS_MAX = STOP_SECONDS_MAX + 5  # an earlier run's process has stopped by then
 RESTART_WAIT_SECONDS_MAX = 30
 STEADY_SECONDS = 10  # who ran for so long does not crash in a loop: it starts again after 1 s, as after the first death
 LOG_BYTES_MAX = 16 * 1024 * 1024  # a log larger than this is moved aside at the next start of its process
@@ -39,6 +40,7 @@ class Service:
     name: str
     command: Sequence[str]
     ready: Callable[[], Awaitable[bool]]
+    address: str = ""  # "host:port" or "unix:path" where it will listen
     stop_signal: int = signal.SIGTERM
     process: asyncio.subprocess.Process | None = None
     stopping: bool = False
@@ -72,7 +74,7 @@ def services(settings: Settings) -> list[Service]:
         async def listening() -> bool:
             return await _answers_on(address or "")
 
-        found.append(Service(name, command, listening if address else at_once, **options))
+        found.append(Service(name, command, listening if address else at_once, address or "", **options))
 
     redis_socket = settings.run_dir / "redis.sock"
     if settings.redis_url == f"unix://{redis_socket}":
@@ -200,6 +202,7 @@ class Supervisor:
         self._lock_file.flush()
 
     async def _start_one(self, service: Service) -> None:
+        await self._wait_until_free(service)
         await self._launch(service)
         deadline = time.monotonic() + READY_SECONDS_MAX
         while not await service.ready():
@@ -207,6 +210,21 @@ class Supervisor:
             if service.process.returncode is not None or time.monotonic() > deadline:
                 raise ConfigurationError(f"{service.name} did not start; its log is log/{service.name}.log")
             await asyncio.sleep(0.05)
+
+    async def _wait_until_free(self, service: Service) -> None:
+        """A process of an earlier run may still be stopping; a stranger who stays would be taken for the service."""
+        deadline = time.monotonic() + FREE_SECONDS_MAX
+        told = False
+        while service.address and not self.stop_asked.is_set() and await _answers_on(service.address):
+            if time.monotonic() > deadline:
+                another = "" if service.address.startswith("unix:") else f", or set MYPHR_{service.name.upper()}_BIND"
+                raise ConfigurationError(
+                    f"another program listens on {service.address}, where {service.name} should: stop it{another}"
+                )
+            if not told:
+                self.report(f"waiting for {service.address}, which another program holds, for {service.name}")
+                told = True
+            await asyncio.sleep(0.1)
 
     async def _launch(self, service: Service) -> None:
         directory = self.settings.home / "log"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -81,6 +82,31 @@ def test_process_that_cannot_start_is_named(tmp_path: Path):
         with pytest.raises(ConfigurationError, match="broken did not start"):
             await supervisor.start([broken])
         await supervisor.stop()
+
+    asyncio.run(scenario())
+
+
+def test_stranger_on_the_address_is_not_taken_for_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("myphr.supervisor.FREE_SECONDS_MAX", 0.3)
+
+    async def scenario() -> None:
+        stranger = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+        address = f"127.0.0.1:{stranger.sockets[0].getsockname()[1]}"
+        web = dataclasses.replace(sleeper("web", tmp_path), address=address)
+        heard: list[str] = []
+        supervisor = Supervisor(settings_in(tmp_path), [web], report=heard.append)
+        with pytest.raises(ConfigurationError, match=f"another program listens on {address}.*MYPHR_WEB_BIND"):
+            await supervisor.start([web])
+        assert web.process is None
+        assert heard == [f"waiting for {address}, which another program holds, for web"]
+        await supervisor.stop()
+        # Once the stranger has gone, the service starts.
+        stranger.close()
+        await stranger.wait_closed()
+        again = Supervisor(settings_in(tmp_path / "again"), [web], report=heard.append)
+        await again.start([web])
+        assert web.process is not None
+        await again.stop()
 
     asyncio.run(scenario())
 
