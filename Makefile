@@ -21,8 +21,8 @@ run: setup       ## install what is missing, build the viewers once, start every
 
 test: setup-test ## lint and all tests but those in the large viewer templates
 	@$(MAKE) --no-print-directory lint
-	@$(python) -m pytest -n 2 --dist loadfile --reruns 1 --rerun-show-tracebacks -m "not viewers and not qemu and not browser"
-	@$(python) -m pytest -n 2 --dist loadfile --reruns 1 --rerun-show-tracebacks -m "(qemu or browser) and not viewers"
+	@$(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 --rerun-show-tracebacks -m "not viewers and not qemu and not browser"
+	@$(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 --rerun-show-tracebacks -m "(qemu or browser) and not viewers"
 
 test-viewers: setup-test ## the whole journey with the radiology template and a real study
 	@$(python) -m pytest -m viewers
