@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 python := .venv/bin/python
 templates := radiology documents
+# Files of tests in the order of their names: whole portals first, small tests last, so that neither worker ends alone.
+pytest := $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 --rerun-show-tracebacks
 
 .PHONY: help setup setup-test run test test-viewers lint bench conformance vectors demo-data doctor lock clean
 
@@ -21,8 +23,8 @@ run: setup       ## install what is missing, build the viewers once, start every
 
 test: setup-test ## lint and all tests but those in the large viewer templates
 	@$(MAKE) --no-print-directory lint
-	@$(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 --rerun-show-tracebacks -m "not viewers and not qemu and not browser"
-	@$(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 --rerun-show-tracebacks -m "(qemu or browser) and not viewers"
+	@$(pytest) -m "not viewers and not qemu and not browser"
+	@$(pytest) -m "(qemu or browser) and not viewers"
 
 test-viewers: setup-test ## the whole journey with the radiology template and a real study
 	@$(python) -m pytest -m viewers

@@ -70,11 +70,11 @@ def services(settings: Settings) -> list[Service]:
     async def at_once() -> bool:
         return True
 
-    def add(name: str, command: Sequence[str], address: str | None = None, **options) -> None:
+    def add(name: str, command: Sequence[str], address: str = "", **options) -> None:
         async def listening() -> bool:
-            return await _answers_on(address or "")
+            return await _answers_on(address)
 
-        found.append(Service(name, command, listening if address else at_once, address or "", **options))
+        found.append(Service(name, command, listening if address else at_once, address, **options))
 
     redis_socket = settings.run_dir / "redis.sock"
     if settings.redis_url == f"unix://{redis_socket}":
@@ -161,12 +161,32 @@ class Supervisor:
         self._watchers: list[asyncio.Task] = []
         self._lock_file: TextIO | None = None
 
+    async def wait_until_free(self, wanted: Sequence[Service]) -> None:
+        """Nobody may listen yet where these services will: a stranger who stays would be taken for the service. A
+        process of an earlier run may still be stopping: it gets the time for it.
+
+        Raises ConfigurationError if somebody stays."""
+        self._lock()
+        deadline = time.monotonic() + FREE_SECONDS_MAX
+        for service in wanted:
+            told = False
+            while service.address and not self.stop_asked.is_set() and await _answers_on(service.address):
+                if time.monotonic() > deadline:
+                    setting = f", or set MYPHR_{service.name.upper()}_BIND"
+                    raise ConfigurationError(
+                        f"another program listens on {service.address}, where {service.name} should: stop it"
+                        + ("" if service.address.startswith("unix:") else setting)
+                    )
+                if not told:
+                    self.report(f"waiting for {service.address}, which another program holds, for {service.name}")
+                    told = True
+                await asyncio.sleep(0.1)
+
     async def start(self, wanted: Sequence[Service]) -> None:
         """Start these services in order, each ready before the next.
 
         Raises ConfigurationError if one does not come up."""
-        if self._lock_file is None:
-            self._lock()
+        self._lock()
         for service in wanted:
             if self.stop_asked.is_set():
                 return
@@ -192,6 +212,8 @@ class Supervisor:
         await asyncio.gather(*self._watchers, return_exceptions=True)
 
     def _lock(self) -> None:
+        if self._lock_file is not None:
+            return
         self.settings.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         self._lock_file = open(self.settings.run_dir / "supervisor.lock", "w")  # noqa: SIM115 - held for our lifetime
         try:
@@ -202,7 +224,6 @@ class Supervisor:
         self._lock_file.flush()
 
     async def _start_one(self, service: Service) -> None:
-        await self._wait_until_free(service)
         await self._launch(service)
         deadline = time.monotonic() + READY_SECONDS_MAX
         while not await service.ready():
@@ -210,21 +231,6 @@ class Supervisor:
             if service.process.returncode is not None or time.monotonic() > deadline:
                 raise ConfigurationError(f"{service.name} did not start; its log is log/{service.name}.log")
             await asyncio.sleep(0.05)
-
-    async def _wait_until_free(self, service: Service) -> None:
-        """A process of an earlier run may still be stopping; a stranger who stays would be taken for the service."""
-        deadline = time.monotonic() + FREE_SECONDS_MAX
-        told = False
-        while service.address and not self.stop_asked.is_set() and await _answers_on(service.address):
-            if time.monotonic() > deadline:
-                another = "" if service.address.startswith("unix:") else f", or set MYPHR_{service.name.upper()}_BIND"
-                raise ConfigurationError(
-                    f"another program listens on {service.address}, where {service.name} should: stop it{another}"
-                )
-            if not told:
-                self.report(f"waiting for {service.address}, which another program holds, for {service.name}")
-                told = True
-            await asyncio.sleep(0.1)
 
     async def _launch(self, service: Service) -> None:
         directory = self.settings.home / "log"
@@ -269,6 +275,7 @@ async def run(settings: Settings, *, before_web: Callable[[], None] | None = Non
         loop.add_signal_handler(number, supervisor.stop_asked.set)
     base = [s for s in supervisor.services if s.name in ("redis", "localpve")]
     try:
+        await supervisor.wait_until_free(supervisor.services)
         await supervisor.start(base)
         if before_web and not supervisor.stop_asked.is_set():
             await asyncio.to_thread(before_web)

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pytest
 import requests
@@ -123,18 +123,52 @@ class Desk:
                 process.wait()
 
 
-@pytest.fixture(scope="session")
-def desk() -> Iterator[Desk]:
-    # A short path: a Unix socket's name has room for 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="myphr-desk-") as folder, Desk(Path(folder)) as running:
-        yield running
+Running = TypeVar("Running", Desk, RunningPortal)
+
+
+class Shared(Generic[Running]):
+    """One installation for many tests. A failed test's second try gets a new one: in the old one its people exist."""
+
+    def __init__(self, make: Callable[[Path], Running]) -> None:
+        self.make = make
+        self.opened = contextlib.ExitStack()
+        self.running: Running | None = None
+
+    def for_try(self, test: pytest.Item) -> Running:
+        """What this try of the test runs on (`execution_count` is pytest-rerunfailures')."""
+        if self.running is None or getattr(test, "execution_count", 1) > 1:
+            self.close()
+            # A short path: a Unix socket's name has room for 107 bytes.
+            folder = self.opened.enter_context(tempfile.TemporaryDirectory(prefix="myphr-"))
+            self.running = self.opened.enter_context(self.make(Path(folder)))
+        return self.running
+
+    def close(self) -> None:
+        self.running = None
+        self.opened.close()
 
 
 @pytest.fixture(scope="session")
-def running_portal() -> Iterator[RunningPortal]:
+def desks() -> Iterator[Shared[Desk]]:
+    with contextlib.closing(Shared(Desk)) as shared:
+        yield shared
+
+
+@pytest.fixture
+def desk(desks: Shared[Desk], request: pytest.FixtureRequest) -> Desk:
+    return desks.for_try(request.node)
+
+
+@pytest.fixture(scope="session")
+def running_portals() -> Iterator[Shared[RunningPortal]]:
+    with contextlib.closing(Shared(RunningPortal)) as shared:
+        yield shared
+
+
+@pytest.fixture
+def running_portal(running_portals: Shared[RunningPortal], request: pytest.FixtureRequest) -> RunningPortal:
     """Everything, machines included, with the probe template."""
-    with tempfile.TemporaryDirectory(prefix="myphr-run-") as folder, RunningPortal(Path(folder)) as running:
-        yield running
+    return running_portals.for_try(request.node)
 
 
 @pytest.fixture

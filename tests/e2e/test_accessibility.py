@@ -29,7 +29,7 @@ LOOKS = {
 TARGET_PIXELS_MIN = 44
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def portal(desk: Desk) -> Iterator[Portal]:
     """The parts behind the running desk, to set the stage with."""
     portal = Portal(settings_module.load(desk.environ))

@@ -7,7 +7,6 @@ template, whose picture says what it was given and what reaches it.
 import email
 import hashlib
 import re
-import secrets
 from collections.abc import Callable
 from email import policy as email_policy
 from email.message import EmailMessage
@@ -25,14 +24,8 @@ from tests.running import RunningPortal
 pytestmark = [pytest.mark.browser, pytest.mark.qemu]
 
 
-def anew(address: str) -> str:
-    """The address with a mark of its own: the portal outlives a test, and a second try is another newcomer."""
-    name, host = address.split("@")
-    return f"{name}-{secrets.token_hex(3)}@{host}"
-
-
 def mailed_link(portal: RunningPortal, to: str) -> str:
-    """The link out of the mail to this address that the portal sent to its outbox."""
+    """The link out of the mail to this address. Other tests' mails lie in the same outbox."""
 
     def mails() -> list[EmailMessage]:
         found = [
@@ -43,8 +36,7 @@ def mailed_link(portal: RunningPortal, to: str) -> str:
         return [mail for mail in found if mail["To"] == to]
 
     until(mails, "no mail went out")
-    message = mails()[0]
-    body = message.get_body(("plain",))
+    body = mails()[0].get_body(("plain",))
     assert body
     found = re.search(rf"{portal.url}/s/\S+", body.get_content())
     assert found
@@ -55,8 +47,7 @@ def test_a_patient_opens_a_study_shares_it_takes_it_back_and_nothing_is_left(
     running_portal: RunningPortal, new_screen: Callable[..., Screen], disc: Path
 ) -> None:
     patient = new_screen().page
-    caregiver_email = anew(CAREGIVER.email)
-    register(patient, running_portal.url, email=anew(PATIENT.email))
+    register(patient, running_portal.url)
 
     # A disc goes in and comes out as a study in plain words.
     patient.locator("#upload-pick-folder").set_input_files(disc)
@@ -88,10 +79,10 @@ def test_a_patient_opens_a_study_shares_it_takes_it_back_and_nothing_is_left(
 
     # Share, look only, with a passcode told apart.
     patient.get_by_role("link", name="Share").click()
-    patient.get_by_label("Their e-mail address").fill(caregiver_email)
+    patient.get_by_label("Their e-mail address").fill(CAREGIVER.email)
     patient.get_by_role("button", name="Send the link").click()
     passcode = patient.locator("#passcode-to-tell").inner_text().strip()
-    link = mailed_link(running_portal, caregiver_email)
+    link = mailed_link(running_portal, CAREGIVER.email)
     assert passcode not in "".join(
         path.read_text(errors="replace") for path in (running_portal.home / "outbox").rglob("*") if path.is_file()
     )
@@ -108,7 +99,7 @@ def test_a_patient_opens_a_study_shares_it_takes_it_back_and_nothing_is_left(
     theirs = ready(caregiver)
     assert theirs.sha256 == seen.sha256
     assert violations(caregiver) == []
-    expect(patient.locator("#watch")).to_contain_text(f"you and {caregiver_email}", timeout=30_000)
+    expect(patient.locator("#watch")).to_contain_text(f"you and {CAREGIVER.email}", timeout=30_000)
 
     # Looking is looking: no key and no touch of theirs arrives.
     held = ready(patient)
@@ -129,7 +120,7 @@ def test_a_patient_opens_a_study_shares_it_takes_it_back_and_nothing_is_left(
     expect(patient.locator("#shared")).to_contain_text("Watching now.")
 
     # Stop sharing closes their screen.
-    patient.get_by_role("button", name=f"Stop sharing with {caregiver_email}").click()
+    patient.get_by_role("button", name=f"Stop sharing with {CAREGIVER.email}").click()
     expect(caregiver.locator("main")).to_contain_text(
         re.compile("no longer shared with you|This link is closed"), timeout=10_000
     )
@@ -149,7 +140,7 @@ def test_a_patient_opens_a_study_shares_it_takes_it_back_and_nothing_is_left(
     patient.get_by_role("navigation").get_by_role("link", name="Who looked").click()
     trail = patient.locator("main").inner_text()
     for sentence in (
-        f"{caregiver_email} opened the shared link.", f"{caregiver_email} looked at your screen.",
+        f"{CAREGIVER.email} opened the shared link.", f"{CAREGIVER.email} looked at your screen.",
         "You shared the screen.", "You stopped sharing the screen.",
         "The machine was destroyed with everything on its disk.",
     ):  # fmt: skip
@@ -161,7 +152,7 @@ def test_what_a_viewer_saves_comes_back_into_the_record(
     running_portal: RunningPortal, new_screen: Callable[..., Screen], tmp_path: Path
 ) -> None:
     page = new_screen().page
-    register(page, running_portal.url, email=anew("second@patient.example"))
+    register(page, running_portal.url, email="second@patient.example")
     order = tmp_path / "write-result"  # a file of this name makes the probe save something, as a viewer does
     order.write_bytes(b"\x00\x01 of no known kind")
     page.locator("#upload-pick-files").set_input_files(order)

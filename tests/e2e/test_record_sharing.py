@@ -20,7 +20,7 @@ from tests.web.stage import put_in, put_study
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def portal(desk: Desk) -> Iterator[Portal]:
     portal = Portal(settings_module.load(desk.environ))
     yield portal

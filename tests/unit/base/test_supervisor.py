@@ -14,7 +14,7 @@ import pytest
 
 from myphr.errors import ConfigurationError
 from myphr.settings import load
-from myphr.supervisor import RESTART_WAIT_SECONDS_MAX, STEADY_SECONDS, Service, Supervisor, restart_wait
+from myphr.supervisor import RESTART_WAIT_SECONDS_MAX, STEADY_SECONDS, Service, Supervisor, restart_wait, run
 
 # Announces its process id in the file it is told, then sleeps.
 SLEEPER = "import os,sys,time; open(sys.argv[1],'w').write(str(os.getpid())); time.sleep(600)"
@@ -86,7 +86,7 @@ def test_process_that_cannot_start_is_named(tmp_path: Path):
     asyncio.run(scenario())
 
 
-def test_stranger_on_the_address_is_not_taken_for_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_stranger_on_a_service_s_address_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("myphr.supervisor.FREE_SECONDS_MAX", 0.3)
 
     async def scenario() -> None:
@@ -96,17 +96,28 @@ def test_stranger_on_the_address_is_not_taken_for_the_service(tmp_path: Path, mo
         heard: list[str] = []
         supervisor = Supervisor(settings_in(tmp_path), [web], report=heard.append)
         with pytest.raises(ConfigurationError, match=f"another program listens on {address}.*MYPHR_WEB_BIND"):
-            await supervisor.start([web])
-        assert web.process is None
+            await supervisor.wait_until_free([web])
         assert heard == [f"waiting for {address}, which another program holds, for web"]
-        await supervisor.stop()
-        # Once the stranger has gone, the service starts.
         stranger.close()
         await stranger.wait_closed()
-        again = Supervisor(settings_in(tmp_path / "again"), [web], report=heard.append)
-        await again.start([web])
-        assert web.process is not None
-        await again.stop()
+        await supervisor.wait_until_free([web])
+
+    asyncio.run(scenario())
+
+
+def test_nothing_starts_beside_a_stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("myphr.supervisor.FREE_SECONDS_MAX", 0)
+
+    async def scenario() -> None:
+        stranger = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+        address = f"127.0.0.1:{stranger.sockets[0].getsockname()[1]}"
+        settings = load({"MYPHR_HOME": str(tmp_path), "MYPHR_WEB_BIND": address})
+        heard: list[str] = []
+        with pytest.raises(ConfigurationError, match="where web should"):
+            await run(settings, report=heard.append)
+        assert not (tmp_path / "redis").exists() or not list((tmp_path / "redis").iterdir())
+        assert not (tmp_path / "log").exists()
+        stranger.close()
 
     asyncio.run(scenario())
 
