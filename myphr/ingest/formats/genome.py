@@ -1,5 +1,6 @@
-"""Genomes: BAM, CRAM, SAM and their indexes, VCF and BCF (samtools/hts-specs), FASTA, FASTQ, GFF and GTF, BED, and the
-texts that direct-to-consumer laboratories send. BGZF, the blocked gzip of hts-specs, is opened for its first bytes.
+"""Genomes: BAM, CRAM, SAM and their indexes, VCF and BCF (samtools/hts-specs), FASTA, FASTQ, GFF and GTF, BED, GenBank
+and EMBL, ABIF traces, and the texts that direct-to-consumer laboratories send. BGZF, the blocked gzip of hts-specs, is
+opened for its first bytes.
 """
 
 import re
@@ -7,6 +8,7 @@ import re
 from myphr.ingest.formats import Identified, Rule, magic
 from myphr.ingest.formats.inflate import first_bytes
 
+_VCF_COLUMNS = b"#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
 _SAM_HEADER = re.compile(rb"@(?:HD\tVN:\d|SQ\t(?:\S+\t)*SN:|RG\t(?:\S+\t)*ID:|PG\t(?:\S+\t)*ID:|CO\t)")
 _SAM_RECORD = re.compile(
     rb"[!-?A-~]{1,254}\t\d{1,5}\t[!-~]+\t\d+\t\d{1,3}\t(?:\*|(?:\d+[MIDNSHP=X])+)\t"
@@ -16,6 +18,8 @@ _BASES = re.compile(rb"[ACGTUNRYSWKMBDHVacgtunryswkmbdhv.*-]+")
 _RESIDUES = re.compile(rb"[A-Za-z*.-]+")
 _GTF = re.compile(rb"[^\t]+\t[^\t]+\t[^\t]+\t\d+\t\d+\t[0-9.eE+-]+\t[+.?-]\t[012.]\t[^\t]*")
 _BED = re.compile(rb"(?:chr)?(?:\d{1,2}|X|Y|M|MT|Un\w*|\w+_random)\t\d+\t\d+(?:\t[^\t]*){0,9}")
+_LONG_READ_BASES = 4096  # no text has a line of so many letters that are all bases
+_HEAD_FULL_BYTES = 60 * 1024  # a head of this size may be cut in a read
 _CRAI = re.compile(rb"-?\d+\t-?\d+\t-?\d+\t\d+\t\d+\t\d+")
 _LABORATORIES = (
     b"23andMe", b"AncestryDNA", b"MyHeritage", b"Living DNA", b"Genes for Good", b"FamilyTreeDNA", b"Family Tree DNA",
@@ -42,7 +46,7 @@ def _vcf(head: bytes) -> Identified | None:
     start = head.removeprefix(b"\xef\xbb\xbf")
     if start.startswith(b"##fileformat=VCF"):
         return Identified("vcf", "text/x-vcf", "vcf", puid="fmt/908")
-    columns = start.startswith(b"#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO")
+    columns = start.startswith(_VCF_COLUMNS) or (start.startswith(b"##") and b"\n" + _VCF_COLUMNS in start)
     return Identified("vcf", "text/x-vcf", "vcf-columns", "likely", "fmt/908") if columns else None
 
 
@@ -67,11 +71,24 @@ def _fasta(head: bytes) -> Identified | None:
 
 
 def _fastq(head: bytes) -> Identified | None:
-    """Four lines a read: @name, bases, +, as many qualities."""
-    lines = _lines(head, 8)
-    if len(lines) < 3 or lines[0][:1] != b"@" or lines[2][:1] != b"+" or not _BASES.fullmatch(lines[1]):
+    """Each read: @name, bases, +, as many qualities; bases and qualities may be broken into lines (Cock et al. 2010).
+    A read that is longer than the head (nanopore) is told by its bases."""
+    name, _, rest = head.partition(b"\n")
+    bases, plus, after = rest.partition(b"\n+")
+    found = bases.replace(b"\r", b"").replace(b"\n", b"")
+    if name[:1] != b"@" or len(name) < 2 or not found or not _BASES.fullmatch(found):
         return None
-    if len(lines) > 3 and len(lines[3]) != len(lines[1]):
+    if not plus:
+        long = len(found) >= _LONG_READ_BASES
+        return Identified("fastq", "text/x-fastq", "fastq-long-read", "likely", "fmt/2118") if long else None
+    _, _, quality = after.partition(b"\n")
+    read, counted = 0, 0
+    for line in quality.split(b"\n"):
+        if read >= len(found):
+            break
+        counted += 1
+        read += len(line.rstrip(b"\r"))
+    if read > len(found) or (read < len(found) and len(head) < _HEAD_FULL_BYTES and counted > 1):
         return None
     return Identified("fastq", "text/x-fastq", "fastq", puid="fmt/2118")
 
@@ -103,6 +120,15 @@ def _genotype(head: bytes) -> Identified | None:
     return None
 
 
+def _flat_file(head: bytes) -> Identified | None:
+    """GenBank and EMBL flat files (INSDC): their first line tells."""
+    if re.match(rb"LOCUS {7}\S+ +\d+ (?:bp|aa)\b", head):
+        return Identified("genbank", "text/plain", "genbank")
+    if re.match(rb"ID {3}\S+; (?:SV \d+|[^;]*);[^\n]* BP\.", head):
+        return Identified("embl", "text/plain", "embl")
+    return None
+
+
 _TEXT = (
     ("vcf", _vcf),
     ("sam", _sam),
@@ -110,6 +136,7 @@ _TEXT = (
     ("fastq", _fastq),
     ("fasta", _fasta),
     ("genotype", _genotype),
+    ("flat-file", _flat_file),
 )
 
 
@@ -143,6 +170,7 @@ RULES = (
     magic("cram", "cram", "application/x-cram", b"CRAM\2", b"CRAM\3", puid="fmt/911"),
     magic("bam-index", "bai", "application/octet-stream", b"BAI\1"),
     magic("bcf-plain", "bcf", "application/x-bcf", b"BCF\2"),
+    magic("abif", "abif", "application/octet-stream", b"ABIF\0"),
     magic("2bit", "2bit", "application/octet-stream", b"\x43\x27\x41\x1a", b"\x1a\x41\x27\x43"),
     magic("bigwig", "bigwig", "application/octet-stream", b"\x26\xfc\x8f\x88", b"\x88\x8f\xfc\x26"),
     magic("bigbed", "bigbed", "application/octet-stream", b"\xeb\xf2\x89\x87", b"\x87\x89\xf2\xeb"),

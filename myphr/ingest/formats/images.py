@@ -82,9 +82,15 @@ def _first_directory(head: bytes, order: str, *, big: bool) -> dict[int, bytes]:
                 start = struct.unpack_from(order + offset_type, head, start)[0]
             found.setdefault(tag, head[start : start + length] if kind == 2 else b"")
             at += entry_bytes
-    except struct.error:
-        pass  # the rest lies beyond the head, or nowhere
+    except (struct.error, OverflowError):
+        pass  # the rest lies beyond the head, or nowhere; a BigTIFF's offsets of 64 bits reach beyond any file
     return found
+
+
+def _jxl_codestream(head: bytes) -> Identified | None:
+    """ISO/IEC 18181-1: FF 0A and then the sizes. Two bytes are little: what follows must not be text."""
+    fits = head[:2] == b"\xff\n" and len(head) > 16 and any(byte < 9 or byte > 126 for byte in head[2:16])
+    return Identified("jxl", "image/jxl", "jpeg-xl-codestream", "likely") if fits else None
 
 
 RULES = (
@@ -99,4 +105,5 @@ RULES = (
     magic("jpeg-2000", "jp2", "image/jp2", b"\0\0\0\x0cjP  \r\n\x87\n", puid="x-fmt/392"),
     magic("jpeg-2000-stream", "j2k", "image/jp2", b"\xff\x4f\xff\x51\x00"),
     magic("jpeg-xl", "jxl", "image/jxl", b"\0\0\0\x0cJXL \r\n\x87\n"),
+    Rule("jpeg-xl-codestream", _jxl_codestream),
 )

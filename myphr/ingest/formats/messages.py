@@ -4,8 +4,9 @@ import re
 
 from myphr.ingest.formats import Identified, Rule
 
-# A segment's name, the field separator and four or five encoding characters (2.5.4). Some writers double the backslash.
-_HL7 = re.compile(rb"(?:\xef\xbb\xbf)?[\s\x0b]*(?:FHS|BHS|MSH)([|!#$%*+,./:;=@^~-])[^\w\s]{2,6}\1")
+# A segment's name, the field separator and four or five encoding characters (2.5.4). Some writers double the
+# backslash, others lose it.
+_HL7 = re.compile(rb"(?:\xef\xbb\xbf)?[\s\x0b]*(?:FHS|BHS|MSH)([|!#$%*+,./:;=@^~-])(?! {2})[^\w\r\n\t]{2,6}\1")
 _FIELD = re.compile(rb"(?:[A-Za-z][A-Za-z0-9-]{0,75}):[ \t]|[ \t]+\S")
 _MAIL_FIELDS = (
     b"received:", b"return-path:", b"delivered-to:", b"from:", b"to:", b"date:", b"subject:", b"message-id:",

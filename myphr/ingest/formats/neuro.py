@@ -1,4 +1,5 @@
-"""Imaging research: NIfTI-1 and -2, Analyze 7.5, MGH, MINC, NRRD, MetaImage, Philips PAR. GIFTI is XML: `markup`."""
+"""Imaging research: NIfTI-1 and -2, Analyze 7.5, MGH, MINC, NRRD, MetaImage, Philips PAR, tracts of
+TrackVis and MRtrix. GIFTI is XML: `markup`."""
 
 import struct
 
@@ -36,7 +37,7 @@ def _analyze(head: bytes) -> Identified | None:
     )
 
 
-def _mgh(head: bytes) -> Identified | None:
+def mgh(head: bytes) -> Identified | None:
     """FreeSurfer: version 1, four dimensions, a known type, all big-endian."""
     if len(head) < 284:
         return None
@@ -70,8 +71,9 @@ RULES = (
     Rule("minc", _minc),
     magic("nrrd", "nrrd", "application/x-nrrd", b"NRRD000"),
     Rule("metaimage", _metaimage),
+    magic("mrtrix-tracks", "tck", "application/x-mrtrix-tracks", b"mrtrix tracks"),
     magic("trackvis", "trk", "application/x-trackvis", b"TRACK\0"),
     Rule("philips-par", _par),
     Rule("analyze", _analyze),
-    Rule("mgh", _mgh),
+    Rule("mgh", mgh),
 )

@@ -12,6 +12,8 @@ def _gzip(head: bytes) -> Identified | None:
     inside = first_bytes(head)
     if neuro.nifti(inside):
         return Identified("nifti-gz", "application/gzip", "nifti-gz", puid="x-fmt/266")
+    if neuro.mgh(inside):
+        return Identified("mgh-gz", "application/gzip", "mgh-gz", "likely", "x-fmt/266")
     if inside[257:262] == b"ustar":
         return Identified("tar-gz", "application/gzip", "tar-gz", puid="x-fmt/266")
     return genome.packed(inside) or Identified("gzip", "application/gzip", "gzip", puid="x-fmt/266")

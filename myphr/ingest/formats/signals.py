@@ -92,8 +92,15 @@ def _fit(head: bytes) -> Identified | None:
     return Identified("fit", "application/vnd.ant.fit", "fit", puid="fmt/1651") if fits else None
 
 
+def _fiff(head: bytes) -> Identified | None:
+    """Functional Image File Format of MEG systems: the first tag is the file's id: 100, kind 31, 20 bytes."""
+    fits = head[:12] == b"\0\0\0\x64\0\0\0\x1f\0\0\0\x14"
+    return Identified("fiff", "application/x-fiff", "fiff") if fits else None
+
+
 RULES = (
     Rule("scp-ecg", _scp_ecg),
+    Rule("fiff", _fiff),
     Rule("edf", _edf),
     magic("gdf", "gdf", "application/x-gdf", b"GDF 1.", b"GDF 2."),
     magic("ishne", "ishne-ecg", "application/x-ishne-ecg", b"ISHNE1.0", b"ANN  1.0"),

@@ -88,6 +88,8 @@ EXAMPLES: dict[str, list[bytes]] = {
     "nifti-gz": [gzip.compress(nifti(1) + bytes(100_000))],
     "analyze": [struct.pack("<i", 348) + bytes(34) + b"r\0" + struct.pack("<h", 4) + bytes(306)],
     "mgh": [struct.pack(">7i", 1, 256, 256, 256, 1, 0, 0) + bytes(300)],
+    "mgh-gz": [gzip.compress(struct.pack(">7i", 1, 256, 256, 256, 1, 0, 0) + bytes(300))],
+    "tck": [b"mrtrix tracks\ncount: 3\n"],
     "minc": [b"CDF\x01" + bytes(60) + b"xspace", b"\x89HDF\r\n\x1a\n" + bytes(300) + b"minc-2.0"],
     "nrrd": [b"NRRD0004\ntype: short\n"],
     "metaimage": [b"ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\n"],
@@ -110,7 +112,7 @@ EXAMPLES: dict[str, list[bytes]] = {
     "avif": [b"\0\0\0\x18ftypavif\0\0\0\0mif1avif"],
     "jp2": [b"\0\0\0\x0cjP  \r\n\x87\n"],
     "j2k": [b"\xff\x4f\xff\x51\x00\x2f"],
-    "jxl": [b"\0\0\0\x0cJXL \r\n\x87\n"],
+    "jxl": [b"\0\0\0\x0cJXL \r\n\x87\n", b"\xff\n\xf8\x81~\x88\x80\x1f\xa0\xe8\x11\x87\x03\0\0\0\x40\x08\x04"],
     "svg": [b'<svg xmlns="http://www.w3.org/2000/svg"/>', b'<?xml version="1.0"?><!-- a plan --><svg:svg xmlns:svg="x">'],  # noqa: E501
     "pdf": [b"%PDF-1.7\n", b"\xef\xbb\xbf%PDF-1.4\n", b"\r\n\r\nfax\n%PDF-1.3\n"],
     "ps": [b"%!PS-Adobe-3.0\n"],
@@ -153,7 +155,8 @@ EXAMPLES: dict[str, list[bytes]] = {
     "smart-health-card": [b'{"verifiableCredential": ["eyJ6aXAiOiJERUYi"]}', b"shc:/" + b"5676" * 20],
     "text-bluebutton": [b"------- MY HEALTHEVET PERSONAL INFORMATION REPORT -------\r\n",
                         b"-----\nMYMEDICARE.GOV PERSONAL HEALTH INFORMATION\n"],
-    "hl7v2": [HL7, b"\xef\xbb\xbf" + HL7, b"\x0b" + HL7, b"FHS|^~\\&|A\rBHS|^~\\&|B\r" + HL7, HL7.replace(b"\r",
+    "hl7v2": [HL7, HL7.replace(b"\\", b" "),
+              b"\xef\xbb\xbf" + HL7, b"\x0b" + HL7, b"FHS|^~\\&|A\rBHS|^~\\&|B\r" + HL7, HL7.replace(b"\r",
         b"\r\n")],
     "scp-ecg": [scp()],
     "aecg-xml": [b'<AnnotatedECG xmlns="urn:hl7-org:v3" classCode="OBS">'],
@@ -164,12 +167,13 @@ EXAMPLES: dict[str, list[bytes]] = {
     "mfer": [b"\x40\x20MFR Standard 12 leads ECG".ljust(40)],
     "edf": [edf(b"0")],
     "bdf": [edf(b"\xffBIOSEMI")],
+    "fiff": [b"\0\0\0\x64\0\0\0\x1f\0\0\0\x14\0\0\0\0\0\x01\0\x01"],
     "gdf": [b"GDF 2.20"],
     "brainvision": [b"Brain Vision Data Exchange Header File Version 1.0\r\n"],
     "wfdb-hea": [b"100 2 360 650000\n100.dat 212 200 11 1024 995 -22131 0 MLII\n100.dat 212 200 11 1024 1011 20052 0 V5\n",  # noqa: E501
                  b"# made by hand\nrec/2 2 360 1000\nrec_1 500\nrec_2 500\n"],
     "mat": [b"MATLAB 5.0 MAT-file, Platform: GLNXA64", struct.pack("<5I", 30, 2, 100, 0, 4) + b"val\0" + bytes(400)],
-    "vcf": [VCF, VCF[VCF.index(b"#CHROM") :]],
+    "vcf": [VCF, VCF[VCF.index(b"#CHROM") :], b"##FILTER=<ID=lq>\n" + VCF[VCF.index(b"#CHROM") :]],
     "vcf-gz": [bgzf(VCF), gzip.compress(VCF)],
     "bcf": [bgzf(b"BCF\x02\x02"), b"BCF\x02\x02"],
     "bam": [bgzf(b"BAM\x01")],
@@ -181,7 +185,7 @@ EXAMPLES: dict[str, list[bytes]] = {
     "tabix-index": [bgzf(b"TBI\x01"), bgzf(b"CSI\x01")],
     "fasta": [b">chr1 sample\nACGTNNACGT\nACGT\n>chr2\nTTTT\n", b">protein\nMKVLAA*\n"],
     "fasta-gz": [bgzf(b">chr1\nACGT\nACGT\n")],
-    "fastq": [FASTQ],
+    "fastq": [FASTQ, b"@read1\nACGT\nACG\n+read1\nIII\n@III\n", b"@nanopore\n" + b"ACGT" * 16_000],
     "fastq-gz": [gzip.compress(FASTQ)],
     "gff": [b"##gff-version 3\n", b"chr1\tsource\texon\t1\t10\t.\t+\t.\tID=1\n"],
     "gff-gz": [bgzf(b"##gff-version 3\n")],
@@ -191,6 +195,11 @@ EXAMPLES: dict[str, list[bytes]] = {
     "bed-gz": [gzip.compress(b"chr1\t1\t10\nchr2\t20\t30\n")],
     "bigwig": [b"\x26\xfc\x8f\x88"],
     "bigbed": [b"\xeb\xf2\x89\x87"],
+    "genbank": [b"LOCUS       NC_005816               9609 bp    DNA     circular CON 26-JUL-2016\nDEFINITION  x\n"],
+    "genbank-gz": [bgzf(b"LOCUS       AB000001                 12 bp    DNA\nORIGIN\n")],
+    "embl": [b"ID   X56734; SV 1; linear; mRNA; STD; PLN; 1859 BP.\nXX\n"],
+    "embl-gz": [gzip.compress(b"ID   X56734; SV 1; linear; mRNA; STD; PLN; 1859 BP.\nXX\n")],
+    "abif": [b"ABIF\0\x65tdir"],
     "2bit": [b"\x43\x27\x41\x1a"],
     "dtc-genotype": [GENOTYPES, b'RSID,CHROMOSOME,POSITION,RESULT\n"rs1","1","101","AA"\n"rs2","1","102","CC"\n',
                      b"#AncestryDNA raw data download\nrsid\tchromosome\tposition\tallele1\tallele2\nrs1\t1\t82154\tT\tT\n",  # noqa: E501
@@ -259,6 +268,10 @@ def test_every_format_has_words_and_every_word_its_format() -> None:
         (b"0       not an EDF header".ljust(300), "edf"),
         (b'{"a": "resourceType", "b": {"resourceType": "Patient"}}', "fhir-json"),
         (b"MSH is short for something|", "hl7v2"),
+        (b"MSH|  |", "hl7v2"),
+        (b"\xff\nplain text behind it, not a picture", "jxl"),
+        (b"@read1\nACGT\n+\nIIIIII\n@read2\nACGT\n+\nIIII\n", "fastq"),
+        (b"LOCUS of control is a term of psychology\n", "genbank"),
         (b'<note xmlns="urn:hl7-org:v3">ClinicalDocument</note>', "cda-xml"),
     ],
 )
@@ -269,6 +282,10 @@ def test_what_only_looks_like_it_is_something_else(head: bytes, not_this: str) -
 def test_no_more_than_the_head_is_looked_at() -> None:
     beyond = b"letter\n" * (HEAD_BYTES // 7 + 1)
     assert identify(beyond[:HEAD_BYTES]) == identify(beyond[:HEAD_BYTES] + b"\0<ClinicalDocument/>")
+
+
+def test_a_bigtiff_that_points_beyond_any_file_is_still_a_tiff() -> None:
+    assert identify(b"II\x2b\0\x08\0\0\0" + b"\xff" * 8 + bytes(30)).format == "tiff"
 
 
 @pytest.mark.parametrize("seed", range(20))
