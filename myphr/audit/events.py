@@ -104,6 +104,8 @@ _DECLARED = (
     Event("item-downloaded", "{who} downloaded a file.", {"item": Kind.ID}, "{who} downloaded {times:file}."),
     Event("item-labelled", "{who} said what kind of file it is.", {"item": Kind.ID},
           "{who} said of {times:file} what they are."),
+    Event("item-kind-corrected", "{who} corrected what a file is.", {"item": Kind.ID},
+          "{who} corrected what {times:file} are."),
     Event("item-deleted", "{who} deleted a file.", {"item": Kind.ID}, "{who} deleted {times:file}."),
     Event("study-downloaded", "{who} downloaded a study of {items:file}.", {"study": Kind.ID, "items": Kind.COUNT}),
     Event("study-deleted", "{who} deleted a study of {items:file}.", {"study": Kind.ID, "items": Kind.COUNT}),

@@ -161,6 +161,22 @@ def mark_study(
     return found
 
 
+def guessed_anew(
+    ring: KeyRing, item: Item, format: str, headers: Mapping[str, Any] | None
+) -> Labels | None:
+    """What is guessed of a file now that its owner says it is of this format; None where the owner said the labels
+    themselves. What was sensitive stays so. Raises EnvelopeError for a damaged row."""
+    kept = kept_of(ring, item.id, item.wrapped_labels)
+    if kept is not None and kept.said:
+        return None
+    found = guess(format, headers, item.created_at.date())
+    return dataclasses.replace(found, sensitive=kept is not None and kept.labels.sensitive)
+
+
+def wrap_guess(ring: KeyRing, item_id: str, labels: Labels) -> bytes:
+    return _wrap(ring, item_id, labels, said=False)
+
+
 def is_sensitive(ring: KeyRing, items: Sequence[Item]) -> bool:
     """Whether any of them is, as far as can be read."""
     for item in items:
@@ -196,7 +212,15 @@ def _guessed(ring: KeyRing, item: Item) -> Labels:
     return guess(item.format, details.get("headers"), item.created_at.date())
 
 
-def _kept(ring: KeyRing, item_id: str, wrapped: bytes | None) -> Labels | None:
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Labels as they stand in a row; `said`: by the owner, not guessed."""
+
+    labels: Labels
+    said: bool
+
+
+def kept_of(ring: KeyRing, item_id: str, wrapped: bytes | None) -> Kept | None:
     """None where nothing is kept, or a guess of an older version. Raises EnvelopeError."""
     if wrapped is None:
         return None
@@ -205,9 +229,14 @@ def _kept(ring: KeyRing, item_id: str, wrapped: bytes | None) -> Labels | None:
         kept = json.loads(plain)
         if not kept["said"] and kept["version"] != _GUESS_VERSION:
             return None
-        return from_json(kept["labels"])
+        return Kept(from_json(kept["labels"]), bool(kept["said"]))
     except (ValueError, KeyError, TypeError):
         raise EnvelopeError("not labels") from None
+
+
+def _kept(ring: KeyRing, item_id: str, wrapped: bytes | None) -> Labels | None:
+    kept = kept_of(ring, item_id, wrapped)
+    return kept.labels if kept else None
 
 
 def _wrap(ring: KeyRing, item_id: str, labels: Labels, *, said: bool) -> bytes:

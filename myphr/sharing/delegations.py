@@ -26,6 +26,7 @@ from myphr.people.identities import AWAY, Person, VerifiedPerson
 from myphr.people.identity_keys import IdentityKeys
 from myphr.people.keyholder import Block, Rule, Speaker
 from myphr.people.models import Account
+from myphr.records import correction
 from myphr.records import labels as record_labels
 from myphr.records.labels import TYPES, Labels
 from myphr.records.models import Item
@@ -333,6 +334,14 @@ def relabel(parts: Parts, login: "Login", item_id: str, labels: Labels) -> None:
     and no longer should end. Raises NotFound, FormRefused."""
     record_labels.say(parts.database, login.ring(), login.account.id, item_id, labels)
     _moved(parts, login, {item_id: labels})
+
+
+def correct_kind(parts: Parts, login: "Login", item_id: str, code: str | None) -> None:
+    """The owner says of which format a file is (None: as we told); what is shared by kind follows. Raises NotFound,
+    FormRefused, EnvelopeError."""
+    labels = correction.correct(parts.database, login.ring(), login.account.id, item_id, code)
+    if labels is not None:
+        _moved(parts, login, {item_id: labels})
 
 
 def mark_study(parts: Parts, login: "Login", study_id: str, *, sensitive: bool) -> None:

@@ -50,6 +50,7 @@ def create_app(portal: Portal) -> Flask:
         account,
         authorities,
         caregiver,
+        correction,
         dicom_web,
         drop_offs,
         entrance,
@@ -68,7 +69,7 @@ def create_app(portal: Portal) -> Flask:
     )
 
     for module in (
-        entrance, second_step, account, identity, authorities, record, study, record_shares,
+        entrance, second_step, account, identity, authorities, record, study, correction, record_shares,
         share_by_kind, shared_with_me, drop_offs, machine, caregiver, trail, help_pages,
         operator, uploads, dicom_web,
     ):  # fmt: skip

@@ -13,12 +13,21 @@ from flask import Blueprint, Response, flash, redirect, request, url_for
 
 from myphr.audit import trail
 from myphr.audit.trail import Actor
-from myphr.errors import AllMachinesInUse, FormRefused, HypervisorUnreachable, PortalError, ViewerNotInstalled
+from myphr.errors import (
+    AllMachinesInUse,
+    EnvelopeError,
+    FormRefused,
+    HypervisorUnreachable,
+    PortalError,
+    ViewerNotInstalled,
+)
 from myphr.machines import vm_sessions
 from myphr.machines.models import VmSession
 from myphr.records import items as records
+from myphr.records import labels as record_labels
 from myphr.records import manifest, zip_stream
 from myphr.records.items import ItemView, StudyPage
+from myphr.records.models import Item
 from myphr.records.opening import OpenItem
 from myphr.records.zip_stream import ZipMember
 from myphr.viewers import catalogue, suggest
@@ -26,6 +35,7 @@ from myphr.viewers.catalogue import Viewer
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, policy
 from myphr.web.rendering import render_page
+from myphr.web.words import date_words
 
 blueprint = Blueprint("study", __name__)
 
@@ -123,9 +133,18 @@ def _item_page(item_id: object, error: PortalError | None = None) -> Response:
     technical |= {name: (item.headers or {}).get(key) for key, name in _TECHNICAL_NAMES.items()}
     return openable(
         "record/item.html", {item.format: 1}, {modality: 1} if modality else {}, error, item=item,
-        study_id=row.study_id, open_url=url_for("study.open_item", item_id=item_id),
+        study_id=row.study_id, open_url=url_for("study.open_item", item_id=item_id), labels_words=_labels_words(row),
         technical=[(name, value) for name, value in technical.items() if value not in (None, "")],
     )  # fmt: skip
+
+
+def _labels_words(row: Item) -> str:
+    try:
+        found = record_labels.of_item(this_login().ring(), row)
+    except EnvelopeError:
+        return "not known"
+    one, _ = record_labels.TYPES[found.type]
+    return f"{one} of {date_words(found.day)}{', sensitive' if found.sensitive else ''}"
 
 
 @blueprint.get("/item/<uuid:item_id>")
