@@ -1,8 +1,9 @@
 """Jobs of getting data in: an id in, one service call. Safe to run twice, beside itself or after a run that was cut
-off: see `myphr.ingest.archives`."""
+off: see `myphr.ingest.archives` and `myphr.ingest.reading.work`."""
 
 from jobs.portal import portal
 from myphr.ingest import archives
+from myphr.ingest.reading import work
 
 
 def expand_archive(archive_task_id: str) -> None:
@@ -13,3 +14,13 @@ def expand_archive(archive_task_id: str) -> None:
 # The same work under another name, for the sweep: RQ holds a job whose worker was killed for "running" for a minute,
 # and refuses a second one of that name for so long.
 reexpand_archive = expand_archive
+
+
+def read_items(account_id: str) -> None:
+    """What files say, and their pictures: as many of the account's waiting ones as fit into one turn."""
+    work.run(portal(), account_id)
+
+
+def read_items_further(account_id: str) -> None:
+    """The next turn. Under the other name: RQ refuses a second job of a name that is still running."""
+    work.run(portal(), account_id, again=work.JOB)

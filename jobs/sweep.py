@@ -7,6 +7,7 @@ from collections.abc import Callable
 from jobs.portal import portal
 from myphr.audit import trail
 from myphr.ingest import drop_offs
+from myphr.ingest.reading import work as reading
 from myphr.machines import reaper
 from myphr.people import login_sessions
 from myphr.portal import Portal
@@ -29,6 +30,7 @@ def run(parts: Portal) -> None:
     _alone("mails", mails.sweep, parts)
     _alone("emergencies", viewing.end_emergencies, parts)
     _alone("shares of the record", rewrapping.enqueue_stuck, parts)
+    _alone("readings", reading.sweep, parts)
     if _due(parts, "audit", 60):
         _alone("audit", _anchor, parts)
     if _due(parts, "login-sessions", 300):

@@ -23,6 +23,7 @@ from myphr.ingest.formats import (
     text,
 )
 from myphr.ingest.formats import dicom as dicom_rules
+from myphr.ingest.reading import FORMATS as READABLE
 from myphr.records.items import Facts
 
 HEAD_BYTES = 64 * 1024
@@ -66,4 +67,4 @@ def describe(head: bytes) -> Facts:
     """What an item's sealed details and its place in the record need, from the first 256 KiB (`items.HEAD_BYTES`)."""
     found = identify(head)
     headers = dicom.read_headers(head) if found.format == "dicom" else None
-    return Facts(found.format, found.media_type, found.rule, headers)
+    return Facts(found.format, found.media_type, found.rule, headers, readable=found.format in READABLE)

@@ -17,8 +17,9 @@ from myphr.database import Database, new_id, now
 from myphr.errors import NotFound, RecordFull
 from myphr.people.models import Account
 from myphr.people.service_keys import ServiceKeys
-from myphr.records import summaries
-from myphr.records.models import Item, Study, Upload
+from myphr.queue import JobQueue
+from myphr.records import readings, summaries
+from myphr.records.models import Item, ItemReading, Study, Upload
 from myphr.records.opening import content_key, dek_context, group_key, id_bytes, seal_details, seal_summary
 from myphr.records.store import ObjectStore, SealedWriter
 from myphr.settings import Settings
@@ -40,17 +41,20 @@ class RecordParts(Protocol):
     def store(self) -> ObjectStore: ...
     @property
     def keys(self) -> ServiceKeys: ...
+    @property
+    def queue(self) -> JobQueue: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
     """What a file's first bytes say (`ingest.identify.describe`): format code, media type, the rule that told,
-    and the DICOM headers if it has any."""
+    the DICOM headers if it has any, and whether the worker can read more of the whole file."""
 
     format: str
     media_type: str = "application/octet-stream"
     rule: str = ""
     headers: dict[str, Any] | None = None
+    readable: bool = False
 
 
 Describe = Callable[[bytes], Facts]
@@ -121,20 +125,29 @@ def file_sealed(
 
     Safe to run again after a crash between the store and here: whoever lost the race for the same item id or the
     same content gets the row that won. Raises NotFound for a closed account."""
-    ready = [(file, _rows(parts, file, owner_public_key)) for file in files]
+    ready = [(file, _rows(parts, file, owner_public_key), _reading(parts, file)) for file in files]
     with parts.database.write() as db:
         for account_id in {file.account_id for file in files}:
             # One filing at a time per record: PostgreSQL would otherwise let two identical files or studies in.
             account = db.exec(select(Account).where(Account.id == account_id).with_for_update()).first()
             if account is None or account.closed_at is not None:
                 raise NotFound("account")
-        filed = [_file_one(db, file, item, study) for file, (item, study) in ready]
+        filed = [_file_one(db, item, study, reading) for _, (item, study), reading in ready]
         if also is not None:
             also(db, filed)
     for file, result in zip(files, filed, strict=True):
         if result.item.object_key != file.object_key:
             parts.store.delete(file.object_key)
+    for account_id in {file.account_id for file in files if file.facts.readable}:
+        parts.queue.enqueue(readings.JOB, account_id)  # once a commit: it reads all that waits
     return filed
+
+
+def _reading(parts: RecordParts, file: SealedFile) -> ItemReading | None:
+    """The order to read the file, while its key is at hand."""
+    if not file.facts.readable:
+        return None
+    return readings.order(parts.keys.worker.public, file.account_id, file.item_id, file.dek)
 
 
 def _rows(parts: RecordParts, file: SealedFile, owner_public_key: bytes) -> tuple[Item, Study | None]:
@@ -172,7 +185,7 @@ def _rows(parts: RecordParts, file: SealedFile, owner_public_key: bytes) -> tupl
     )
 
 
-def _file_one(db: Session, file: SealedFile, item: Item, fresh_study: Study | None) -> Filed:
+def _file_one(db: Session, item: Item, fresh_study: Study | None, reading: ItemReading | None) -> Filed:
     same = db.exec(
         select(Item).where(
             Item.account_id == item.account_id,
@@ -197,6 +210,8 @@ def _file_one(db: Session, file: SealedFile, item: Item, fresh_study: Study | No
         item.study_id = study.id
     db.add(item)
     db.flush()
+    if reading is not None:
+        db.add(reading)
     return Filed(item, duplicate=False)
 
 

@@ -87,3 +87,33 @@ class ArchiveTask(SQLModel, table=True):
     error_reason: str | None = None
     created_at: dt.datetime = Field(default_factory=now)
     changed_at: dt.datetime = Field(default_factory=now)
+
+
+class ItemReading(SQLModel, table=True):
+    """What was read out of one item, for its owner's pages and search. The worker gets this one file's key, sealed for
+    it, until the file was read or could not be; afterwards only who has the item's key can open what was read."""
+
+    __tablename__ = "item_reading"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    item_id: str = Field(foreign_key="item.id", unique=True)
+    account_id: str = Field(foreign_key="account.id", index=True)
+    state: str = Field(default="waiting", index=True)  # see myphr.ingest.states: waiting, running, done, failed
+    attempts: int = 0
+    dek_for_worker: bytes | None
+    sealed_reading: bytes | None = None  # JSON under the file's key: see myphr.records.readings
+    has_preview: bool = False
+    has_narrative: bool = False
+    created_at: dt.datetime = Field(default_factory=now)
+    changed_at: dt.datetime = Field(default_factory=now)
+
+
+class ItemPreview(SQLModel, table=True):
+    """The picture and the narrative of one item, each under the file's key. A table of its own: lists never load it."""
+
+    __tablename__ = "item_preview"
+
+    item_id: str = Field(foreign_key="item.id", primary_key=True)
+    account_id: str = Field(foreign_key="account.id", index=True)
+    sealed_preview: bytes | None = None  # JPEG or PNG
+    sealed_narrative: bytes | None = None  # HTML of a fixed set of elements, UTF-8

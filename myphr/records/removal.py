@@ -13,6 +13,7 @@ from myphr.audit import trail
 from myphr.audit.trail import Actor
 from myphr.database import Database, now
 from myphr.errors import NotFound
+from myphr.records import readings
 from myphr.records.models import ArchiveTask, Item, Study, Upload
 from myphr.records.store import ObjectStore
 
@@ -76,6 +77,7 @@ def erase_removed(
             for task in db.exec(select(ArchiveTask).where(ArchiveTask.item_id == item.id)):
                 task.dek_for_worker = None
                 db.add(task)
+            readings.forget(db, item.id)
     return len(items)
 
 

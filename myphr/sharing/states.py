@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement
 from sqlmodel import Session
 
-from myphr.ingest.states import DROP_OFF
+from myphr.ingest.states import DROP_OFF, READING
 from myphr.machines.states import MACHINE, VM_SESSION
 from myphr.sharing.models import Mail, Share
 from myphr.state_tables import StateTable, as_markdown
@@ -44,7 +44,7 @@ MAIL = StateTable(
 OPEN = ("offered", "opened")  # a share in one of these gives access
 
 _TABLES: dict[type, StateTable] = {Share: SHARE, Mail: MAIL}
-ALL = (VM_SESSION, MACHINE, SHARE, MAIL, DROP_OFF)
+ALL = (VM_SESSION, MACHINE, SHARE, MAIL, DROP_OFF, READING)
 
 
 def move(

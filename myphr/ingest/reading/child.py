@@ -1,0 +1,140 @@
+"""The reader process: decoders made for friendly files meet a stranger's file here, and nowhere else.
+
+`python -m myphr.ingest.reading.child FD` loads every decoder once, gives up what it does not need (network, files,
+core dumps, root), and then forks for each file: content comes over a socket, readings go back over it, nothing touches
+a disk. A fork that takes too much memory, CPU or time is killed and costs that one file. Holds no key. Started by
+`capped`.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+
+from myphr.ingest.reading.content import Content, NotRead, Read
+from myphr.records.reading import FullReading, Reading, as_fields, within_limits
+
+ADDRESS_SPACE_BYTES = 1024**3
+CPU_SECONDS = 10
+WALL_SECONDS = 15
+NOBODY = 65534
+
+REQUEST = struct.Struct(">16sQQ")  # format, bytes of the file, bytes that follow
+ANSWER = struct.Struct(">III")  # bytes of JSON, of the picture, of the narrative
+
+_CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
+
+
+def main(descriptor: int) -> None:
+    control = socket.socket(fileno=descriptor)
+    table = _decoders()
+    _give_up()
+    gc.collect()
+    gc.freeze()  # the forks share our pages: the collector must not touch them
+    control.send(b"ready")
+    running: dict[int, tuple[int, float]] = {}  # pidfd: (pid, until)
+    while True:
+        _reap(running)
+        with contextlib.suppress(InterruptedError):
+            select.select([control.fileno(), *running], [], [], 0.2 if running else None)
+        if not select.select([control], [], [], 0)[0]:
+            continue
+        message, descriptors, _flags, _address = socket.recv_fds(control, 16, 1)
+        if not message:
+            for pid, _until in running.values():
+                os.kill(pid, signal.SIGKILL)
+            return
+        [connection] = descriptors
+        pid = os.fork()
+        if pid == 0:
+            _read_one(control, connection, table)
+        os.close(connection)
+        running[os.pidfd_open(pid)] = (pid, time.monotonic() + WALL_SECONDS)
+
+
+def _reap(running: dict[int, tuple[int, float]]) -> None:
+    for pidfd, (pid, until) in list(running.items()):
+        if time.monotonic() > until:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        elif os.waitpid(pid, os.WNOHANG) == (0, 0):
+            continue
+        os.close(pidfd)
+        del running[pidfd]
+
+
+def _decoders() -> Mapping[str, Read]:
+    """All modules that read, and by loading them all that they need."""
+    from myphr.ingest.reading import kinds
+
+    warnings.simplefilter("ignore")
+    kinds.warm_up()
+    return kinds.READERS
+
+
+def _give_up() -> None:
+    """No network, no files to write, no dumps of memory, no way back. Each where the kernel lets us."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    for what, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, 64)):
+        resource.setrlimit(what, (most, most))
+    if os.geteuid() == 0:
+        libc.unshare(_CLONE_NEWNET | _CLONE_NEWIPC)
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    else:
+        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWIPC)
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _read_one(control: socket.socket, descriptor: int, table: Mapping[str, Read]) -> None:
+    """In the fork: one file, then the end, whatever happens."""
+    try:
+        control.close()
+        signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+        with socket.socket(fileno=descriptor) as connection:
+            _serve(connection, table)
+    except BaseException:  # also MemoryError and RecursionError: the words that were sent already stand
+        os._exit(1)
+    os._exit(0)
+
+
+def _serve(connection: socket.socket, table: Mapping[str, Read]) -> None:
+    with connection.makefile("rb") as file:
+        code, total_bytes, follows = REQUEST.unpack(file.read(REQUEST.size))
+        data = file.read(follows)
+    if len(data) != follows:
+        return
+    content = Content(code.rstrip(b"\0").decode("ascii"), data, total_bytes)
+    del data
+    try:
+        for full in table[content.format](content):
+            connection.sendall(encode(full))
+    except NotRead as reason:
+        connection.sendall(encode(FullReading(Reading(note=str(reason)))))
+
+
+def encode(full: FullReading) -> bytes:
+    full = within_limits(full)
+    words = json.dumps(as_fields(full.reading)).encode()
+    preview, narrative = full.preview or b"", (full.narrative or "").encode("utf-8", "replace")
+    return ANSWER.pack(len(words), len(preview), len(narrative)) + words + preview + narrative
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,160 @@
+"""Carrying out the orders to read: claims waiting rows of one account, has each file read, seals what was read.
+
+The worker gets each file's key from its row and loses it when the file was read or could not be. A job reads for a few
+seconds and then goes to the end of the queue, because machines are started by the same workers. Called by
+`jobs.ingest` and the sweep. Safe to run twice and beside itself: rows are claimed one by one.
+"""
+
+import datetime as dt
+import logging
+import time
+from collections.abc import Sequence
+
+from sqlmodel import Session, col, select
+
+from myphr.crypto import envelope
+from myphr.database import now
+from myphr.errors import ContainerError, EnvelopeError, NotFound, StoreFull
+from myphr.ingest.reading.capped import Reader, ReaderGone
+from myphr.ingest.states import READING
+from myphr.records import readings
+from myphr.records.filing import RecordParts
+from myphr.records.models import Item, ItemPreview, ItemReading
+from myphr.records.opening import open_item
+from myphr.records.reading import FullReading
+from myphr.state_tables import StateConflict
+
+log = logging.getLogger(__name__)
+
+JOB = readings.JOB
+JOB_FURTHER = "jobs.ingest.read_items_further"  # another name: RQ refuses a second job of one that is still running
+JOB_SECONDS_MAX = 600
+BATCH = 16  # claimed and kept in one commit each
+TURN_SECONDS = 4  # then somebody else's machine is started
+ATTEMPTS_MAX = 3
+LOST = dt.timedelta(minutes=4)  # a batch of files that all run into their limit takes 4 min
+WAITING = dt.timedelta(seconds=20)
+
+
+def run(parts: RecordParts, account_id: str, *, again: str = JOB_FURTHER) -> None:
+    """Read what waits in this account's record; what is left after our turn is queued anew."""
+    batch = _claim(parts, account_id)
+    if not batch:
+        return
+    until = time.monotonic() + TURN_SECONDS
+    with Reader() as reader:
+        while batch:
+            _read_batch(parts, reader, batch)
+            if time.monotonic() > until:
+                parts.queue.enqueue(again, account_id, seconds_max=JOB_SECONDS_MAX)
+                return
+            batch = _claim(parts, account_id)
+
+
+def sweep(parts: RecordParts) -> int:
+    """Rows that somebody took and nobody finished wait again, or are given up; accounts with waiting rows are queued.
+    Returns how many accounts."""
+    with parts.database.write() as db:
+        lost = db.exec(
+            select(ItemReading).where(ItemReading.state == "running", ItemReading.changed_at < now() - LOST)
+        ).all()
+        for row in lost:
+            _put_back(db, row)
+    with parts.database.read() as db:
+        accounts = db.exec(
+            select(ItemReading.account_id)
+            .where(ItemReading.state == "waiting", ItemReading.changed_at < now() - WAITING)
+            .distinct()
+        ).all()
+    for account_id in accounts:
+        parts.queue.enqueue(JOB, account_id, seconds_max=JOB_SECONDS_MAX)
+    return len(accounts)
+
+
+def _put_back(db: Session, row: ItemReading) -> None:
+    try:
+        if row.attempts >= ATTEMPTS_MAX:
+            READING.move(db, row, "give_up", dek_for_worker=None)
+        else:
+            READING.move(db, row, "put_back")
+    except StateConflict:
+        pass  # finished in this very moment
+
+
+def _claim(parts: RecordParts, account_id: str) -> list[tuple[ItemReading, Item]]:
+    """The next rows. One that was tried before goes alone: it may be what ended the others' run."""
+    with parts.database.write() as db:
+        rows = db.exec(
+            select(ItemReading)
+            .where(ItemReading.account_id == account_id, ItemReading.state == "waiting")
+            .order_by(col(ItemReading.attempts), col(ItemReading.created_at), ItemReading.id)
+            .limit(BATCH)
+        ).all()
+        claimed: list[tuple[ItemReading, Item]] = []
+        for row in rows:
+            if claimed and row.attempts:
+                break
+            item = db.get(Item, row.item_id)
+            try:
+                if item is None or item.deleted_at is not None or row.dek_for_worker is None:
+                    READING.move(db, row, "give_up", dek_for_worker=None)
+                else:
+                    READING.move(db, row, "take", attempts=row.attempts + 1)
+                    claimed.append((row, item))
+            except StateConflict:
+                continue
+            if row.attempts > 1:
+                break
+    return claimed
+
+
+def _read_batch(parts: RecordParts, reader: Reader, batch: Sequence[tuple[ItemReading, Item]]) -> None:
+    done: list[tuple[ItemReading, bytes, FullReading | None]] = []
+    try:
+        for row, item in batch:
+            done.append((row, *_read(parts, reader, row, item)))
+    except ReaderGone:
+        log.warning("the reader ended; %d files are read later", len(batch) - len(done))
+        raise
+    finally:
+        with parts.database.write() as db:
+            for row, dek, full in done:
+                _keep(db, row, dek, full)
+
+
+def _read(
+    parts: RecordParts, reader: Reader, row: ItemReading, item: Item
+) -> tuple[bytes, FullReading | None]:  # fmt: skip
+    try:
+        context = readings.dek_context(row.id)
+        dek = envelope.open_with(parts.keys.worker.private, row.dek_for_worker or b"", context=context)
+        opened = open_item(parts.store, item, dek)
+    except (EnvelopeError, ContainerError, NotFound) as error:
+        log.warning("item %s is not read: %s", item.id, error.code)
+        return b"", None
+    try:
+        return dek, reader.read(item.format, opened.plain_bytes, opened.read_at)
+    except (ContainerError, StoreFull, OSError) as error:
+        log.warning("item %s is not read: %s", item.id, type(error).__name__)
+        return dek, None
+    finally:
+        opened.close()
+
+
+def _keep(db: Session, row: ItemReading, dek: bytes, full: FullReading | None) -> None:
+    try:
+        if full is None:
+            READING.move(db, row, "give_up", dek_for_worker=None)
+            return
+        READING.move(
+            db, row, "keep", dek_for_worker=None, sealed_reading=readings.seal(dek, row.item_id, full.reading),
+            has_preview=full.reading.has_preview, has_narrative=full.reading.has_narrative,
+        )  # fmt: skip
+    except StateConflict:
+        return  # the item is gone, or somebody else was first
+    if full.preview or full.narrative:
+        db.add(ItemPreview(
+            item_id=row.item_id, account_id=row.account_id,
+            sealed_preview=readings.seal_preview(dek, row.item_id, full.preview) if full.preview else None,
+            sealed_narrative=readings.seal_narrative(dek, row.item_id, full.narrative) if full.narrative else None,
+        ))  # fmt: skip
