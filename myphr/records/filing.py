@@ -18,7 +18,7 @@ from myphr.errors import NotFound, RecordFull
 from myphr.people.models import Account
 from myphr.people.service_keys import ServiceKeys
 from myphr.queue import JobQueue
-from myphr.records import readings, summaries
+from myphr.records import duplicates, readings, summaries
 from myphr.records.models import Item, ItemReading, Study, Upload
 from myphr.records.opening import content_key, dek_context, group_key, id_bytes, seal_details, seal_summary
 from myphr.records.store import ObjectStore, SealedWriter
@@ -125,14 +125,21 @@ def file_sealed(
 
     Safe to run again after a crash between the store and here: whoever lost the race for the same item id or the
     same content gets the row that won. Raises NotFound for a closed account."""
-    ready = [(file, _rows(parts, file, owner_public_key), _reading(parts, file)) for file in files]
+    ready = [_Ready(parts, file, owner_public_key) for file in files]
+    with parts.database.read() as db:
+        held = _held(db, ready)
+    for one in ready:  # cipher work ahead of the write lock; which of the two it is may have changed until then
+        if one.content_key in held:
+            one.arrival()
+        else:
+            one.rows()
     with parts.database.write() as db:
         for account_id in {file.account_id for file in files}:
             # One filing at a time per record: PostgreSQL would otherwise let two identical files or studies in.
             account = db.exec(select(Account).where(Account.id == account_id).with_for_update()).first()
             if account is None or account.closed_at is not None:
                 raise NotFound("account")
-        filed = [_file_one(db, item, study, reading) for _, (item, study), reading in ready]
+        filed = [_file_one(db, one) for one in ready]
         if also is not None:
             also(db, filed)
     for file, result in zip(files, filed, strict=True):
@@ -143,58 +150,111 @@ def file_sealed(
     return filed
 
 
-def _reading(parts: RecordParts, file: SealedFile) -> ItemReading | None:
-    """The order to read the file, while its key is at hand."""
-    if not file.facts.readable:
-        return None
-    return readings.order(parts.keys.worker.public, file.account_id, file.item_id, file.dek)
+class _Ready:
+    """One file on its way into the record. What it may need is sealed when first asked for, once."""
+
+    def __init__(self, parts: RecordParts, file: SealedFile, owner_public_key: bytes) -> None:
+        self.file = file
+        self.index_key = parts.keys.index_key
+        self.content_key = content_key(self.index_key, file.account_id, file.sha256)
+        self._owner_public_key = owner_public_key
+        self._worker_public_key = parts.keys.worker.public
+        self._rows: tuple[Item, Study | None, ItemReading | None] | None = None
+        self._arrival: duplicates.Arrival | None = None
+
+    @property
+    def name(self) -> str:
+        return shown_name(self.file.name) or "unnamed"
+
+    @property
+    def path(self) -> str:
+        return shown_name(self.file.path, PATH_CHARACTERS_MAX)
+
+    def arrival(self) -> duplicates.Arrival:
+        """For a file that the record has already."""
+        if self._arrival is None:
+            file = self.file
+            self._arrival = duplicates.arrival(
+                self.index_key, self._owner_public_key, new_id(), file.account_id, source=file.source,
+                source_id=file.source_id, name=self.name, path=self.path,
+            )  # fmt: skip
+        return self._arrival
+
+    def rows(self) -> tuple[Item, Study | None, ItemReading | None]:
+        """For a file that is new: itself, a study if its own is not here yet, and the order to read it, while its key
+        is at hand. 0.4 ms of cipher work and more."""
+        if self._rows is None:
+            self._rows = (*self._make_rows(), self._reading())
+        return self._rows
+
+    def _reading(self) -> ItemReading | None:
+        file = self.file
+        if not file.facts.readable:
+            return None
+        return readings.order(self._worker_public_key, file.account_id, file.item_id, file.dek)
+
+    def _make_rows(self) -> tuple[Item, Study | None]:
+        file = self.file
+        headers = file.facts.headers or {}
+        details = {
+            "name": self.name,
+            "path": self.path,
+            "sha256": file.sha256.hex(),
+            "rule": file.facts.rule,
+            "headers": file.facts.headers,
+        }
+        item = Item(
+            id=file.item_id,
+            account_id=file.account_id,
+            object_key=file.object_key,
+            format=file.facts.format,
+            media_type=file.facts.media_type,
+            plain_bytes=file.plain_bytes,
+            content_key=self.content_key,
+            sealed_dek=envelope.seal_to(self._owner_public_key, file.dek, context=dek_context(file.item_id)),
+            sealed_details=seal_details(file.dek, file.item_id, details),
+            source=file.source,
+            source_id=file.source_id,
+        )
+        study_uid = headers.get("study_uid")
+        if not study_uid:
+            return item, None
+        study_id = new_id()
+        return item, Study(
+            id=study_id,
+            account_id=file.account_id,
+            group_key=group_key(self.index_key, file.account_id, str(study_uid)),
+            sealed_summary=seal_summary(self._owner_public_key, study_id, summaries.merge([headers])),
+        )
 
 
-def _rows(parts: RecordParts, file: SealedFile, owner_public_key: bytes) -> tuple[Item, Study | None]:
-    """The rows to insert, sealed ahead of the write lock: 0.4 ms of cipher work that nobody waits for."""
-    headers = file.facts.headers or {}
-    details = {
-        "name": shown_name(file.name) or "unnamed",
-        "path": shown_name(file.path, PATH_CHARACTERS_MAX),
-        "sha256": file.sha256.hex(),
-        "rule": file.facts.rule,
-        "headers": file.facts.headers,
-    }
-    item = Item(
-        id=file.item_id,
-        account_id=file.account_id,
-        object_key=file.object_key,
-        format=file.facts.format,
-        media_type=file.facts.media_type,
-        plain_bytes=file.plain_bytes,
-        content_key=content_key(parts.keys.index_key, file.account_id, file.sha256),
-        sealed_dek=envelope.seal_to(owner_public_key, file.dek, context=dek_context(file.item_id)),
-        sealed_details=seal_details(file.dek, file.item_id, details),
-        source=file.source,
-        source_id=file.source_id,
-    )
-    study_uid = headers.get("study_uid")
-    if not study_uid:
-        return item, None
-    study_id = new_id()
-    return item, Study(
-        id=study_id,
-        account_id=file.account_id,
-        group_key=group_key(parts.keys.index_key, file.account_id, str(study_uid)),
-        sealed_summary=seal_summary(owner_public_key, study_id, summaries.merge([headers])),
-    )
+def _held(db: Session, ready: Sequence[_Ready]) -> set[str]:
+    """Content keys of these files that their records hold already."""
+    held: set[str] = set()
+    for account_id in {one.file.account_id for one in ready}:
+        keys = [one.content_key for one in ready if one.file.account_id == account_id]
+        query = select(Item.content_key).where(
+            Item.account_id == account_id, col(Item.content_key).in_(keys), col(Item.deleted_at).is_(None)
+        )
+        held.update(db.exec(query))
+    return held
 
 
-def _file_one(db: Session, item: Item, fresh_study: Study | None, reading: ItemReading | None) -> Filed:
+def _file_one(db: Session, one: _Ready) -> Filed:
+    file = one.file
     same = db.exec(
         select(Item).where(
-            Item.account_id == item.account_id,
-            Item.content_key == item.content_key,
+            Item.account_id == file.account_id,
+            Item.content_key == one.content_key,
             col(Item.deleted_at).is_(None),
         )
     ).first()
     if same is not None:
-        return Filed(same, duplicate=same.id != item.id)
+        if same.id == file.item_id:  # filed before a crash: it did not come twice
+            return Filed(same, duplicate=False)
+        duplicates.came_again(db, same, one.arrival())
+        return Filed(same, duplicate=True)
+    item, fresh_study, reading = one.rows()
     if fresh_study is not None:
         study = db.exec(
             select(Study).where(Study.account_id == item.account_id, Study.group_key == fresh_study.group_key)
@@ -212,6 +272,9 @@ def _file_one(db: Session, item: Item, fresh_study: Study | None, reading: ItemR
     db.flush()
     if reading is not None:
         db.add(reading)
+    instance_uid = (file.facts.headers or {}).get("instance_uid")
+    if instance_uid:
+        duplicates.note_identifiers(db, item, one.index_key, duplicates.DICOM_INSTANCE, [str(instance_uid)])
     return Filed(item, duplicate=False)
 
 

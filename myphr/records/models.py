@@ -2,7 +2,7 @@
 
 import datetime as dt
 
-from sqlalchemy import BigInteger, UniqueConstraint
+from sqlalchemy import BigInteger, Index, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from myphr.database import new_id, now
@@ -47,6 +47,36 @@ class Item(SQLModel, table=True):
     source_id: str | None = None  # upload id, archive item id, VM session id or drop-off id
     created_at: dt.datetime = Field(default_factory=now)
     deleted_at: dt.datetime | None = None
+
+
+class ItemRepeat(SQLModel, table=True):
+    """A place from which an item's very bytes came again; they are kept once. One row a place, however often."""
+
+    __tablename__ = "item_repeat"
+    __table_args__ = (UniqueConstraint("item_id", "place_key"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    item_id: str = Field(foreign_key="item.id", index=True)
+    account_id: str = Field(foreign_key="account.id", index=True)
+    place_key: str  # hex HMAC-SHA256(index key, account id || source, path and name)
+    sealed_note: bytes  # envelope to the owner of the JSON note: name and path there
+    source: str  # as in Item
+    source_id: str | None = None
+    times: int = 1
+    created_at: dt.datetime = Field(default_factory=now)
+    last_at: dt.datetime = Field(default_factory=now)
+
+
+class ItemIdentifier(SQLModel, table=True):
+    """What a file, or an entry in it, calls itself, as a keyed hash: finds other versions blindly."""
+
+    __tablename__ = "item_identifier"
+    __table_args__ = (Index("ix_item_identifier_key", "account_id", "kind", "key"),)
+
+    item_id: str = Field(foreign_key="item.id", primary_key=True)
+    kind: str = Field(primary_key=True)  # see myphr.records.duplicates.KINDS
+    key: str = Field(primary_key=True)  # hex HMAC-SHA256(index key, kind || account id || identifier)
+    account_id: str = Field(foreign_key="account.id")
 
 
 class Upload(SQLModel, table=True):

@@ -13,7 +13,7 @@ from myphr.audit import trail
 from myphr.audit.trail import Actor
 from myphr.database import Database, now
 from myphr.errors import NotFound
-from myphr.records import readings
+from myphr.records import duplicates, readings
 from myphr.records.models import ArchiveTask, Item, Study, Upload
 from myphr.records.store import ObjectStore
 
@@ -78,6 +78,7 @@ def erase_removed(
                 task.dek_for_worker = None
                 db.add(task)
             readings.forget(db, item.id)
+            duplicates.forget(db, item.id)
     return len(items)
 
 

@@ -23,15 +23,16 @@ from myphr.errors import (
 )
 from myphr.machines import vm_sessions
 from myphr.machines.models import VmSession
+from myphr.records import duplicates, manifest, zip_stream
 from myphr.records import items as records
 from myphr.records import labels as record_labels
-from myphr.records import manifest, zip_stream
 from myphr.records.items import ItemView, StudyPage
 from myphr.records.models import Item
 from myphr.records.opening import OpenItem
 from myphr.records.zip_stream import ZipMember
 from myphr.viewers import catalogue, suggest
 from myphr.viewers.catalogue import Viewer
+from myphr.web import repeats
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, policy
 from myphr.web.rendering import render_page
@@ -67,6 +68,7 @@ def _study_page(study_id: object, error: PortalError | None = None) -> Response:
     return openable(
         "record/study.html", page.study.formats, page.study.modalities, error, study=page.study,
         items=page.items[:FILES_LISTED_MAX], open_url=url_for("study.open_study", study_id=study_id),
+        versions_count=duplicates.versions_count(portal().database, [item.id for item in page.items]),
     )  # fmt: skip
 
 
@@ -134,6 +136,7 @@ def _item_page(item_id: object, error: PortalError | None = None) -> Response:
     return openable(
         "record/item.html", {item.format: 1}, {modality: 1} if modality else {}, error, item=item,
         study_id=row.study_id, open_url=url_for("study.open_item", item_id=item_id), labels_words=_labels_words(row),
+        again=repeats.of(row),
         technical=[(name, value) for name, value in technical.items() if value not in (None, "")],
     )  # fmt: skip
 
