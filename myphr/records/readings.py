@@ -8,7 +8,7 @@ opens its reading, and nobody else. Format of the sealed parts: docs/formats/rea
 import json
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import delete
+from sqlalchemy import delete, func
 from sqlmodel import Session, col, select
 
 from myphr.crypto import envelope
@@ -87,6 +87,26 @@ def with_preview(database: Database, item_ids: Iterable[str]) -> set[str]:
             found.update(db.exec(select(ItemReading.item_id).where(
                 col(ItemReading.item_id).in_(some), ItemReading.state == "done", col(ItemReading.has_preview)
             )))  # fmt: skip
+    return found
+
+
+def middle_previews(database: Database, account_id: str, study_ids: Iterable[str]) -> dict[str, str]:
+    """For each of these studies that has pictures, an item with one, from the middle of the order they came in."""
+    wanted = list(study_ids)
+    found: dict[str, str] = {}
+    with database.read() as db:
+        for start in range(0, len(wanted), _QUERY_ROWS):
+            place = func.row_number().over(partition_by=col(Item.study_id), order_by=(col(Item.created_at), Item.id))
+            ranked = (
+                select(Item.study_id, Item.id, place.label("place"),
+                       func.count().over(partition_by=col(Item.study_id)).label("pictures"))
+                .join(ItemReading, col(ItemReading.item_id) == Item.id)
+                .where(Item.account_id == account_id, col(Item.deleted_at).is_(None), ItemReading.state == "done",
+                       col(ItemReading.has_preview), col(Item.study_id).in_(wanted[start : start + _QUERY_ROWS]))
+                .subquery()
+            )  # fmt: skip
+            query = select(ranked.c.study_id, ranked.c.id).where(ranked.c.place == ranked.c.pictures // 2 + 1)
+            found |= {study_id: item_id for study_id, item_id in db.execute(query)}
     return found
 
 

@@ -58,6 +58,7 @@ def create_app(portal: Portal) -> Flask:
         identity,
         machine,
         operator,
+        previews,
         record,
         record_shares,
         second_step,
@@ -69,7 +70,7 @@ def create_app(portal: Portal) -> Flask:
     )
 
     for module in (
-        entrance, second_step, account, identity, authorities, record, study, correction, record_shares,
+        entrance, second_step, account, identity, authorities, record, study, previews, correction, record_shares,
         share_by_kind, shared_with_me, drop_offs, machine, caregiver, trail, help_pages,
         operator, uploads, dicom_web,
     ):  # fmt: skip

@@ -12,6 +12,7 @@ from myphr.errors import NotFound
 from myphr.records.items import RecordView
 from myphr.records.items import my_record as view_of_record
 from myphr.records.views import DOCUMENTS_SHOWN
+from myphr.web import previews
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, SIGNED_IN_POLL, policy
 from myphr.web.rendering import render_page, whole_number
@@ -29,7 +30,8 @@ def _page() -> Response:
     return render_page(
         "record/my_record.html", "items", record=view, unpacking=_unpacking(view), refused=_refused(view), first=first,
         step=DOCUMENTS_SHOWN, samples=importlib.util.find_spec(_DEMO) is not None,
-        unconfirmed="recovery_check" in session,
+        unconfirmed="recovery_check" in session, pictures=previews.of_items(view.documents),
+        study_pictures=previews.of_studies([study.id for study in view.studies]),
     )  # fmt: skip
 
 

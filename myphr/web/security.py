@@ -36,6 +36,7 @@ def content_security_policy(settings: Settings) -> str:
     return "; ".join((
         "default-src 'none'", "script-src 'self'", "style-src 'self'",
         "img-src 'self' data:",  # noVNC draws the machine's pointer as a data: cursor
+        "frame-src 'self'",  # the narrative of a health record, in a sandboxed document: myphr.web.previews
         "font-src 'self'", "manifest-src 'self'", f"connect-src 'self' {_origin(settings.screen_url)}",
         "form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'", "object-src 'none'",
     ))  # fmt: skip

@@ -32,7 +32,7 @@ from myphr.records.opening import OpenItem
 from myphr.records.zip_stream import ZipMember
 from myphr.viewers import catalogue, suggest
 from myphr.viewers.catalogue import Viewer
-from myphr.web import repeats
+from myphr.web import previews, repeats
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, policy
 from myphr.web.rendering import render_page
@@ -69,6 +69,7 @@ def _study_page(study_id: object, error: PortalError | None = None) -> Response:
         "record/study.html", page.study.formats, page.study.modalities, error, study=page.study,
         items=page.items[:FILES_LISTED_MAX], open_url=url_for("study.open_study", study_id=study_id),
         versions_count=duplicates.versions_count(portal().database, [item.id for item in page.items]),
+        series_pictures=previews.of_series(page),
     )  # fmt: skip
 
 
@@ -137,6 +138,7 @@ def _item_page(item_id: object, error: PortalError | None = None) -> Response:
         "record/item.html", {item.format: 1}, {modality: 1} if modality else {}, error, item=item,
         study_id=row.study_id, open_url=url_for("study.open_item", item_id=item_id), labels_words=_labels_words(row),
         again=repeats.of(row),
+        told=previews.told_of(row),
         technical=[(name, value) for name, value in technical.items() if value not in (None, "")],
     )  # fmt: skip
 

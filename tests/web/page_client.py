@@ -29,7 +29,16 @@ class PageFault(AssertionError):
     """A page breaks one of the rules every page must keep."""
 
 
+# A document that shows a stranger's markup: it may load, run and send nothing, and stands in our own pages only.
+SANDBOXED = re.compile(r"default-src 'none'; style-src 'sha256-[\w+/=]+'; sandbox; frame-ancestors 'self'")
+
+
 def check_headers(response: TestResponse) -> None:
+    if SANDBOXED.fullmatch(response.headers.get("Content-Security-Policy", "")):
+        kept = "no-store" not in response.headers["Cache-Control"]
+        if kept or response.headers.get("X-Content-Type-Options") != "nosniff":
+            raise PageFault("a sandboxed document without its headers")
+        return
     for name, wanted in HEADERS.items():
         if not wanted.search(response.headers.get(name, "")):
             raise PageFault(f"header {name} is {response.headers.get(name)!r}")
@@ -81,7 +90,11 @@ def _check_no_inline(soup: BeautifulSoup) -> None:
 
 
 def _check_only_own_files(soup: BeautifulSoup) -> None:
-    if soup.select("iframe, object, embed"):
+    for frame in soup.select("iframe"):
+        allowed = frame.get("sandbox", ["everything"])  # a list of words: none is allowed
+        if "".join(allowed) or not str(frame.get("src")).startswith("/") or not frame.get("title"):
+            raise PageFault("a page inside the page that may do something, or without a title")
+    if soup.select("object, embed"):
         raise PageFault("a page inside the page")
     for tag in soup.select("script[src], link[href], img[src], use[href]"):
         address = urlsplit(str(tag.get("src") or tag.get("href") or "//foreign"))
@@ -131,6 +144,8 @@ class PageClient:
             headers |= {"HX-Request": "true"}
         response = self.browser.open(url, method=method, headers=headers, **options)
         check_headers(response)
+        if SANDBOXED.fullmatch(response.headers["Content-Security-Policy"]):
+            return response  # a stranger's markup: no page of ours
         if response.mimetype == "text/html" and response.data and not 300 <= response.status_code < 400:
             whole = response.text.lstrip().lower().startswith("<!doctype")
             if not whole and not htmx:

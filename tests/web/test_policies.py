@@ -49,7 +49,7 @@ OF_ONE_OWNER = {
     "record_shares.share", "record_shares.progress", "record_shares.stop", "record_shares.remove",
     "shared_with_me.shared", "shared_with_me.open_in_viewer", "share_by_kind.kind", "correction.kind",
     "share_by_kind.study_sensitive",
-    "drop_offs.stop",
+    "drop_offs.stop", "previews.preview", "previews.narrative",
 }  # fmt: skip
 
 
