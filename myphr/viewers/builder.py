@@ -206,6 +206,8 @@ def unpack(target: Path, variant: str, packages: Iterable[str], setup: Iterable[
         if variant != "extract":
             for path in ("doc", "man", "info", "locale", "lintian", "help"):
                 command.append(f"--dpkgopt=path-exclude=/usr/share/{path}/*")
+            # Java's set-up links manual pages that are not there; without their folder it fails, and all with it.
+            command.append('--essential-hook=mkdir -p "$1/usr/share/man/man1"')
         command += [f"--customize-hook=chroot \"$1\" sh -c '{line}'" for line in setup]
         unfinished = target.with_suffix(".part")
         command += [suite, str(unfinished), *sources]
