@@ -287,6 +287,14 @@ class DropOffClosed(PortalError):
     status = 401
 
 
+class DropOffLinkClosed(PortalError):
+    """The right link, stopped or expired: the page says whom to ask, not which of these."""
+
+    code = "drop-off-link-closed"
+    sentence = "This link takes no files any more. Ask the person who sent it for a new one."
+    status = 410
+
+
 class DropOffFull(PortalError):
     code = "drop-off-full"
     sentence = "As many files have come this way as the patient agreed to. Ask the patient for a new address."

@@ -13,6 +13,7 @@
 
   const part = (name) => document.getElementById(`upload-${name}`);
   const jobs = []; // {file, path, sent, state: waiting | sending | done | failed, upload, why, retryable}
+  const handed = document.getElementById("upload-done"); // on a practice's page: what was handed over, on screen only
   let spoken = 0, refreshed = 0, refreshing = false, stale = false, lock = null, drawing = 0;
 
   const tab_storage = {
@@ -54,7 +55,7 @@
   function reason(error) {
     const answer = error && error.originalResponse;
     if (!answer) return navigator.onLine === false ? "You are offline. It goes on when you are back." : "The connection was lost.";
-    if (answer.getStatus() === 401) return "You are signed out. Sign in again, then put this file in once more.";
+    if (answer.getStatus() === 401 && !handed) return "You are signed out. Sign in again, then put this file in once more.";
     const text = (answer.getBody() || "").trim();
     return text && text.length < 200 && !text.startsWith("<") ? text : "The portal could not take this file.";
   }
@@ -76,7 +77,7 @@
         return status === 0 || status === 409 || status === 423 || status === 429 || (status >= 500 && status !== 507);
       },
       onProgress(sent) { job.sent = sent; draw(); },
-      onSuccess() { job.state = "done"; job.sent = job.file.size; job.upload = null; next(); },
+      onSuccess() { job.state = "done"; job.sent = job.file.size; job.upload = null; name_handed(job.path); next(); },
       onError(error) {
         job.state = "failed";
         job.why = reason(error);
@@ -88,6 +89,12 @@
       if (earlier.length) upload.resumeFromPreviousUpload(earlier[0]);
       upload.start();
     });
+  }
+
+  function name_handed(path) {
+    if (!handed) return;
+    part("handed").hidden = false;
+    handed.append(Object.assign(document.createElement("li"), { textContent: path }));
   }
 
   function next() {
@@ -153,13 +160,14 @@
     const focused = document.activeElement && document.activeElement.closest("#upload-list");
     if (!focused || over) part("list").replaceChildren(...sending.map(row), ...failed.slice(0, SHOWN_FAILED_MAX).map(row));
     part("retry-all").hidden = failed.length < 2;
-    part("heading").textContent = over ? (failed.length ? "Not everything is stored" : "Done") : "Storing your files";
+    part("heading").textContent = over ? (failed.length ? "Not everything is stored" : "Done") : drop.dataset.busy || "Storing your files";
     if (over || Date.now() - spoken > 10000) { part("status").textContent = words; spoken = Date.now(); }
   }
 
   /* One refresh at a time; what was stored meanwhile is shown by one more at the end. (htmx forgets a queued refresh
      when the part that asked for it is swapped away.) */
   function refresh_record(over) {
+    if (handed) return;
     stale = true;
     if (refreshing || (!over && Date.now() - refreshed < 3000)) return;
     stale = false;

@@ -114,6 +114,7 @@ _DECLARED = (
     # drop-offs
     Event("drop-off-opened", "{who} let a practice send {files:file} at most.",
           {"drop_off": Kind.ID, "files": Kind.COUNT, "seconds": Kind.COUNT}),
+    Event("drop-off-link-opened", "{who} opened the page for sending you files.", {"drop_off": Kind.ID}),
     Event("drop-off-received", "{who} sent a file.", {"drop_off": Kind.ID, "item": Kind.ID, "bytes": Kind.COUNT},
           "{who} sent {times:file}."),
     Event("drop-off-full", "{who} has sent as many files as you agreed to.", {"drop_off": Kind.ID}),

@@ -10,6 +10,8 @@ import contextlib
 import dataclasses
 import datetime as dt
 import hashlib
+import hmac
+import json
 import secrets
 import shutil
 from collections.abc import Callable, Iterable
@@ -25,6 +27,7 @@ from myphr.database import new_id, now
 from myphr.errors import (
     DropOffClosed,
     DropOffFull,
+    DropOffLinkClosed,
     FormRefused,
     NotFound,
     PortalError,
@@ -35,7 +38,7 @@ from myphr.errors import (
 from myphr.ingest import identify
 from myphr.ingest.models import DropOff
 from myphr.ingest.states import DROP_OFF
-from myphr.ingest.uploads import FREE_BYTES_MIN
+from myphr.ingest.uploads import FREE_BYTES_MIN, abandon_of
 from myphr.people.accounts import normal_name
 from myphr.people.login_sessions import Login
 from myphr.people.models import Account, StoredKeyRing
@@ -46,6 +49,9 @@ from myphr.state_tables import StateConflict
 SOURCE = "drop-off"  # of an item
 OPEN_MAX = 20  # drop-offs of one patient at a time
 CLOSED_SHOWN_MAX = 20
+LATELY = dt.timedelta(days=7)
+LATELY_SHOWN_MAX = 5
+OPENING_GAP = dt.timedelta(minutes=10)
 LIVE = ("open", "full")
 AE_TITLE_PREFIX = "PHR"
 _AE_TITLE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # read out on the telephone: no I and 1, no O and 0
@@ -77,6 +83,8 @@ class DropOffView:
     bytes_count: int
     expires_at: dt.datetime
     last_file_at: dt.datetime | None
+    address: str | None = dataclasses.field(default=None, repr=False)  # where its link was sent
+    mail_id: str | None = None
 
     @property
     def is_live(self) -> bool:
@@ -93,11 +101,29 @@ class Grant:
     bytes_left: int
 
 
+@dataclasses.dataclass(frozen=True)
+class LinkPage:
+    """What whoever holds the link may know: nothing of the record. `grant` is None when all agreed files have come."""
+
+    drop_off_id: str
+    for_name: str = dataclasses.field(repr=False)
+    practice: str = dataclasses.field(repr=False)
+    files_max: int
+    files_left: int
+    expires_at: dt.datetime
+    grant: Grant | None
+
+
 # -- the owner ------------------------------------------------------------------------------------
-def create(parts: RecordParts, login: Login, name: str, seconds: int, files_max: int) -> Created:
-    """A new drop-off for this provider. Raises FormRefused."""
+def create(
+    parts: RecordParts, login: Login, name: str, seconds: int, files_max: int, *, for_name: str | None = None,
+    also: Callable[[Session, DropOff, str], None] | None = None,
+) -> Created:  # fmt: skip
+    """A new drop-off for this provider, whose page names the patient `for_name`. `also` gets the row and its token in
+    the same commit. Raises FormRefused."""
     settings = parts.settings
     name = normal_name(name)
+    for_name = normal_name(for_name or login.account.name)
     if not 0 < seconds <= settings.drop_off_seconds_max:
         raise FormRefused(reason="choose for how long")
     if not 0 < files_max <= settings.drop_off_files_max:
@@ -109,12 +135,17 @@ def create(parts: RecordParts, login: Login, name: str, seconds: int, files_max:
         files_max=files_max, bytes_max=settings.drop_off_bytes_max, expires_at=now() + dt.timedelta(seconds=seconds),
     )  # fmt: skip
     row.sealed_name = envelope.seal_to(login.ring().public_key, name.encode(), context=_name_context(row.id))
+    row.wrapped_page = envelope.wrap(
+        _page_key(token, row.id), json.dumps({"for": for_name, "practice": name}).encode(), context=row.id.encode()
+    )
     with parts.database.write() as db:
         held = select(func.count()).where(DropOff.account_id == row.account_id, _is_live())
         if db.exec(held).one() >= OPEN_MAX:
             raise FormRefused(reason=f"there are {OPEN_MAX} already; stop one of them first")
         db.add(row)
         _note(db, row, "drop-off-opened", _owner(row), files=files_max, seconds=seconds)
+        if also is not None:
+            also(db, row, token)
     return Created(row.id, name, token, row.ae_title, files_max, row.expires_at)
 
 
@@ -139,6 +170,7 @@ def revoke(parts: RecordParts, login: Login, drop_off_id: str) -> None:
         row = _mine(db, login, drop_off_id)
         with contextlib.suppress(StateConflict):  # it ran out a moment ago: over all the same
             DROP_OFF.move(db, row, "revoke")
+            abandon_of(db, row.id)
             _note(db, row, "drop-off-revoked", _owner(row))
 
 
@@ -151,12 +183,30 @@ def names(db: Session, login: Login, drop_off_ids: Iterable[str]) -> dict[str, s
     return {row.id: _name_of(row, login) for row in rows}
 
 
+def sent_lately(parts: RecordParts, login: Login) -> list[DropOffView]:
+    """Those by which something came in the last days, the newest first."""
+    since = now() - LATELY
+    with parts.database.read() as db:
+        rows = db.exec(
+            select(DropOff)
+            .where(DropOff.account_id == login.account.id, col(DropOff.last_file_at) >= since)
+            .order_by(col(DropOff.last_file_at).desc())
+            .limit(LATELY_SHOWN_MAX)
+        ).all()
+    return [_view(row, login) for row in rows]
+
+
+def address_context(drop_off_id: str) -> bytes:
+    return envelope.context_for("drop-off-address", drop_off_id)
+
+
 def sweep(parts: RecordParts) -> int:
     """Close what ran out. Safe to run twice. Returns how many."""
     closed = 0
     with parts.database.write() as db:
         for row in db.exec(select(DropOff).where(_is_live(), col(DropOff.expires_at) <= now())).all():
             DROP_OFF.move(db, row, "expire")
+            abandon_of(db, row.id)
             _note(db, row, "drop-off-expired", SYSTEM)
             closed += 1
     return closed
@@ -173,9 +223,70 @@ def by_ae_title(parts: RecordParts, ae_title: str) -> Grant:
     return _grant(parts, DropOff.ae_title == ae_title)  # type: ignore[arg-type]
 
 
+def by_link(parts: RecordParts, drop_off_id: str, token: str) -> LinkPage:
+    """What the page behind the link says. Raises NotFound for a wrong link, DropOffLinkClosed for one that is over."""
+    with parts.database.read() as db:
+        row = db.get(DropOff, drop_off_id)
+    wanted = row.token_sha256 if row else "0" * 64
+    if not hmac.compare_digest(_hash_of(token), wanted) or row is None or row.wrapped_page is None:
+        raise NotFound("drop-off link")
+    grant: Grant | None = None
+    try:
+        grant = _grant(parts, DropOff.id == row.id)  # type: ignore[arg-type]
+    except DropOffClosed:
+        raise DropOffLinkClosed() from None
+    except DropOffFull:
+        pass
+    said = json.loads(envelope.unwrap(_page_key(token, row.id), row.wrapped_page, context=row.id.encode()))
+    return LinkPage(
+        row.id, said["for"], said["practice"], row.files_max, max(0, row.files_max - row.files_count), row.expires_at,
+        grant,
+    )  # fmt: skip
+
+
+def note_opening(parts: RecordParts, drop_off_id: str) -> None:
+    """The owner sees that the link was opened; somebody who presses it again and again makes no more lines."""
+    with parts.database.write() as db:
+        row = db.get(DropOff, drop_off_id)
+        if row is None or row.state not in LIVE or (row.opened_at and row.opened_at > now() - OPENING_GAP):
+            return
+        row.opened_at = now()
+        db.add(row)
+        _note(db, row, "drop-off-link-opened", Actor("provider", row.id))
+
+
 def still(parts: RecordParts, grant: Grant) -> Grant:
     """The same drop-off as it is now. Raises as `by_token`."""
     return _grant(parts, DropOff.id == grant.drop_off_id)  # type: ignore[arg-type]
+
+
+def count(parts: RecordParts, drop_off_id: str, db: Session, filed: Filed, size: int) -> None:
+    """Count and note one more file, in the commit that files it.
+
+    A file that this drop-off sent before counts once; one that the record had from elsewhere counts, else the sender
+    could learn from the count that it was there. Raises DropOffClosed, DropOffFull, RecordFull."""
+    row = db.get(DropOff, drop_off_id, with_for_update=True)
+    if row is None or row.state not in LIVE or row.expires_at <= now():
+        raise DropOffClosed()
+    if row.state == "full":
+        raise DropOffFull()
+    if filed.duplicate and (filed.item.source, filed.item.source_id) == (SOURCE, row.id):
+        return
+    if row.bytes_count + size > row.bytes_max:
+        raise DropOffFull()
+    last = row.files_count + 1 >= row.files_max
+    DROP_OFF.move(
+        db, row, "fill" if last else "take", files_count=row.files_count + 1, bytes_count=row.bytes_count + size,
+        last_file_at=now(),
+    )  # fmt: skip
+    check_room(db, parts.settings, row.account_id, 0)
+    sender = Actor("provider", row.id)
+    trail.record(
+        db, "drop-off-received", account_id=row.account_id, actor=sender, drop_off=row.id, item=filed.item.id,
+        bytes=size,
+    )  # fmt: skip
+    if last:
+        _note(db, row, "drop-off-full", sender)
 
 
 class Delivery:
@@ -204,9 +315,6 @@ class Delivery:
         """The item, durable, in its study, counted and noted. `check` may refuse what the first bytes say it is, by a
         PortalError.
 
-        A file that this drop-off sent before counts once; one that the record had from elsewhere counts, else the
-        sender could learn from the count that it was there.
-
         Raises DropOffClosed, DropOffFull, RecordFull, StoreFull."""
         sealed = self._writer.seal_up("")
         try:
@@ -215,7 +323,7 @@ class Delivery:
             sealed = dataclasses.replace(sealed, name=name_of(sealed.facts))
             [filed] = file_sealed(
                 self._parts, [sealed], owner_public_key=self._grant.owner_public_key,
-                also=lambda db, filed: self._count(db, filed[0], sealed.plain_bytes),
+                also=lambda db, filed: count(self._parts, self._grant.drop_off_id, db, filed[0], sealed.plain_bytes),
             )  # fmt: skip
         except PortalError:  # raised by us, before the commit
             self._parts.store.delete(sealed.object_key)
@@ -225,30 +333,6 @@ class Delivery:
     def abort(self) -> None:
         """Leaves nothing behind. Harmless after finish."""
         self._writer.abort()
-
-    def _count(self, db: Session, filed: Filed, size: int) -> None:
-        row = db.get(DropOff, self._grant.drop_off_id, with_for_update=True)
-        if row is None or row.state not in LIVE or row.expires_at <= now():
-            raise DropOffClosed()
-        if row.state == "full":
-            raise DropOffFull()
-        if filed.duplicate and (filed.item.source, filed.item.source_id) == (SOURCE, row.id):
-            return
-        if row.bytes_count + size > row.bytes_max:
-            raise DropOffFull()
-        last = row.files_count + 1 >= row.files_max
-        DROP_OFF.move(
-            db, row, "fill" if last else "take", files_count=row.files_count + 1, bytes_count=row.bytes_count + size,
-            last_file_at=now(),
-        )  # fmt: skip
-        check_room(db, self._parts.settings, row.account_id, 0)
-        sender = Actor("provider", row.id)
-        trail.record(
-            db, "drop-off-received", account_id=row.account_id, actor=sender, drop_off=row.id, item=filed.item.id,
-            bytes=size,
-        )  # fmt: skip
-        if last:
-            _note(db, row, "drop-off-full", sender)
 
 
 def name_of(facts: Facts) -> str:
@@ -285,12 +369,22 @@ def _view(row: DropOff, login: Login) -> DropOffView:
     state = "expired" if row.state in LIVE and row.expires_at <= now() else row.state
     return DropOffView(
         row.id, _name_of(row, login), state, row.ae_title, row.files_count, row.files_max, row.bytes_count,
-        row.expires_at, row.last_file_at,
+        row.expires_at, row.last_file_at, _address_of(row, login), row.mail_id,
     )  # fmt: skip
 
 
 def _name_of(row: DropOff, login: Login) -> str:
     return login.ring().open(row.sealed_name, context=_name_context(row.id)).decode()
+
+
+def _address_of(row: DropOff, login: Login) -> str | None:
+    if row.sealed_address is None:
+        return None
+    return login.ring().open(row.sealed_address, context=address_context(row.id)).decode()
+
+
+def _page_key(token: str, drop_off_id: str) -> bytes:
+    return envelope.derive(token.encode(), "myphr/drop-off-page/1", drop_off_id.encode())
 
 
 def _is_live() -> Any:

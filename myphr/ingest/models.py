@@ -28,3 +28,7 @@ class DropOff(SQLModel, table=True):
     created_at: dt.datetime = Field(default_factory=now)
     changed_at: dt.datetime = Field(default_factory=now)
     last_file_at: dt.datetime | None = None
+    wrapped_page: bytes | None = None  # JSON under a key from the token: whose record and which practice, for its page
+    sealed_address: bytes | None = None  # where the link was sent, envelope to the owner
+    mail_id: str | None = None  # the mail that carries the link
+    opened_at: dt.datetime | None = None  # when the link was opened last, to ten minutes

@@ -9,6 +9,7 @@ else. No chunk number of one key is ever sealed twice: before the first chunk of
 import collections
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import datetime as dt
 import errno
@@ -36,8 +37,11 @@ from myphr.database import new_id, now
 from myphr.errors import (
     ChecksumMismatch,
     ContainerError,
+    DropOffClosed,
+    DropOffFull,
     EnvelopeError,
     NotFound,
+    PortalError,
     StoreFull,
     UploadConflict,
     UploadRefused,
@@ -93,6 +97,19 @@ class Body(Protocol):
     def receive(self, buffer: memoryview) -> int | None:
         """Bytes received; 0 at the end of the body or when the connection is lost; None if nothing came for a while
         (so that the caller can look around)."""
+
+
+class Sender(Protocol):
+    """Who uploads in the owner's place: a drop-off (`ingest.handing_over`)."""
+
+    source: str
+    drop_off_id: str
+
+    def check_room(self, db: Session, more_bytes: int) -> None:
+        """Before anything is taken. Raises DropOffClosed, DropOffFull, UploadTooLarge."""
+
+    def count(self, db: Session, filed: Filed, size: int) -> None:
+        """In the commit that files it. Raises DropOffClosed, DropOffFull, and then nothing is filed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +169,14 @@ class Uploads:
         # sealed file at the end. Bounded: an evicted one costs a second reading, nothing else.
         self._hashes: collections.OrderedDict[str, tuple[int, Any]] = collections.OrderedDict()
         self._hashes_guard = threading.Lock()
+        self._sender: Sender | None = None
+
+    def of(self, sender: Sender) -> "Uploads":
+        """The same uploads, in the name of this sender: it sees and continues its own ones only, and the owner's are
+        not there for it."""
+        other = copy.copy(self)
+        other._sender = sender
+        return other
 
     # -- the four requests of tus -----------------------------------------------------------------
     def create(self, account_id: str, wish: Wish) -> tuple[Progress, str]:
@@ -167,12 +192,12 @@ class Uploads:
             id=upload_id, account_id=account_id, token_sha256=_hash_of(token), total_bytes=wish.total,
             wrapped_dek=envelope.wrap(_token_key(token, upload_id), dek, context=_dek_context(upload_id)),
             sealed_metadata=envelope.wrap(_metadata_key(dek), metadata, context=upload_id.encode()),
-            salt=secrets.token_bytes(container.SALT_BYTES), expires_at=self._expiry(),
+            salt=secrets.token_bytes(container.SALT_BYTES), expires_at=self._expiry(), drop_off_id=self._drop_off_id(),
         )  # fmt: skip
         with self._parts.database.write() as db:
             # PostgreSQL has many writers: each would find room that the others take a moment later.
             db.exec(select(Account.id).where(Account.id == account_id).with_for_update()).first()
-            check_room(db, self._settings, account_id, wish.total)
+            self._check_room(db, account_id, wish.total)
             db.add(row)
         return _progress(row), token
 
@@ -185,7 +210,7 @@ class Uploads:
         Raises what `create` raises, and ChecksumMismatch."""
         self._check_wish(wish)
         with self._parts.database.read() as db:
-            check_room(db, self._settings, account_id, wish.total)
+            self._check_room(db, account_id, wish.total)
         owner_public_key = self._owner_public_key(account_id)
         buffer = memoryview(bytearray(wish.total))
         filled = 0
@@ -205,13 +230,17 @@ class Uploads:
             running.update(buffer)
             checksum.check(running)
         writer = ItemWriter(
-            self._parts, account_id, owner_public_key=owner_public_key, source="upload", source_id=None,
-            describe=identify.describe,
+            self._parts, account_id, owner_public_key=owner_public_key, source=self._source(),
+            source_id=self._drop_off_id(), describe=identify.describe,
         )  # fmt: skip
         with writer:
             writer.write(buffer)
             sealed = writer.seal_up(wish.name, wish.path)
-        [filed] = self._file(sealed, owner_public_key, upload_id=None)
+        try:
+            [filed] = self._file(sealed, owner_public_key, upload_id=None)
+        except PortalError:  # raised by us, before the commit
+            self._parts.store.delete(sealed.object_key)
+            raise
         return Progress(sealed.item_id, wish.total, wish.total, self._expiry(), filed.item.id, filed.duplicate)
 
     def progress(self, account_id: str, upload_id: str, token: str) -> Progress:
@@ -418,10 +447,14 @@ class Uploads:
         metadata = json.loads(envelope.unwrap(_metadata_key(dek), row.sealed_metadata, context=row.id.encode()))
         sealed = SealedFile(
             item_id=row.id, account_id=row.account_id, object_key=key, plain_bytes=row.total_bytes, sha256=digest,
-            dek=dek, facts=identify.describe(head), name=metadata["name"], path=metadata["path"], source="upload",
-            source_id=row.id,
+            dek=dek, facts=identify.describe(head), name=metadata["name"], path=metadata["path"], source=self._source(),
+            source_id=self._drop_off_id() or row.id,
         )  # fmt: skip
-        [filed] = self._file(sealed, self._owner_public_key(row.account_id), upload_id=row.id)
+        try:
+            [filed] = self._file(sealed, self._owner_public_key(row.account_id), upload_id=row.id)
+        except (DropOffClosed, DropOffFull, UploadConflict):  # the sender may not, or no longer
+            self._discard(row.id, key)
+            raise
         with contextlib.suppress(FileNotFoundError):
             self._lock_path(row.id).unlink()
         return Progress(row.id, row.total_bytes, row.total_bytes, row.expires_at, filed.item.id, filed.duplicate)
@@ -439,12 +472,15 @@ class Uploads:
                 row.item_id, row.wrapped_dek, row.sealed_metadata = one.item.id, None, b""
                 row.expires_at = now() + FINISHED_KEPT
                 db.add(row)
+            if self._sender is not None:
+                self._sender.count(db, one, sealed.plain_bytes)
             if one.duplicate:
                 return
-            trail.record(
-                db, "item-uploaded", account_id=sealed.account_id, actor=Actor("patient", sealed.account_id),
-                item=one.item.id, bytes=sealed.plain_bytes,
-            )  # fmt: skip
+            if self._sender is None:
+                trail.record(
+                    db, "item-uploaded", account_id=sealed.account_id, actor=Actor("patient", sealed.account_id),
+                    item=one.item.id, bytes=sealed.plain_bytes,
+                )  # fmt: skip
             if one.item.format in archives.FORMATS:
                 task_ids.append(archives.ask(db, self._parts.keys.worker.public, one.item, sealed.dek))
 
@@ -473,6 +509,17 @@ class Uploads:
             opened.close()
 
     # -- rows and files ---------------------------------------------------------------------------
+    def _source(self) -> str:
+        return "upload" if self._sender is None else self._sender.source
+
+    def _drop_off_id(self) -> str | None:
+        return None if self._sender is None else self._sender.drop_off_id
+
+    def _check_room(self, db: Session, account_id: str, more_bytes: int) -> None:
+        if self._sender is not None:
+            self._sender.check_room(db, more_bytes)
+        check_room(db, self._settings, account_id, more_bytes)
+
     def _check_wish(self, wish: Wish) -> None:
         if wish.total <= 0:
             raise UploadRefused(reason="the file is empty")
@@ -489,7 +536,8 @@ class Uploads:
         with self._parts.database.read() as db:
             row = db.get(Upload, upload_id)
         if (
-            row is None or row.account_id != account_id or row.state == "abandoned" or row.expires_at < now()
+            row is None or row.account_id != account_id or row.drop_off_id != self._drop_off_id()
+            or row.state == "abandoned" or row.expires_at < now()
             or not hmac.compare_digest(row.token_sha256, _hash_of(token))
         ):  # fmt: skip
             raise NotFound("upload")
@@ -529,6 +577,14 @@ class Uploads:
             path.unlink(missing_ok=True)
         if finishing:
             self._parts.store.delete(object_key_of(upload_id))
+
+    def _discard(self, upload_id: str, key: str) -> None:
+        """What was complete and is not wanted any more. Not for what became an item meanwhile."""
+        self._abandon(upload_id)
+        with self._parts.database.read() as db:
+            row = db.get(Upload, upload_id)
+        if row is None or row.state == "abandoned":
+            self._parts.store.delete(key)
 
     def _owner_public_key(self, account_id: str) -> bytes:
         with self._parts.database.read() as db:
@@ -833,6 +889,15 @@ def _metadata_key(dek: bytes) -> bytes:
 
 def _progress(row: Upload, duplicate: bool = False) -> Progress:
     return Progress(row.id, row.durable_bytes, row.total_bytes, row.expires_at, row.item_id, duplicate)
+
+
+def abandon_of(db: Session, drop_off_id: str) -> None:
+    """What this drop-off has on its way, in the caller's commit: the stream ends at its next step, the key is gone."""
+    coming = select(Upload).where(Upload.drop_off_id == drop_off_id, col(Upload.state).in_(UNFINISHED))
+    for row in db.exec(coming):
+        _move(row, "abandon")
+        row.wrapped_dek, row.sealed_metadata = None, b""
+        db.add(row)
 
 
 def sweep(parts: archives.IngestParts) -> int:

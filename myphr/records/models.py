@@ -95,6 +95,7 @@ class Upload(SQLModel, table=True):
     durable_bytes: int = Field(default=0, sa_type=BigInteger)
     salt: bytes = b""  # of the container being written; replaced when a dirty tail forces a new key stream
     item_id: str | None = None
+    drop_off_id: str | None = Field(default=None, index=True)  # a provider's upload: nobody else may go on with it
     created_at: dt.datetime = Field(default_factory=now)
     changed_at: dt.datetime = Field(default_factory=now)
     expires_at: dt.datetime

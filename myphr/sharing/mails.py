@@ -27,6 +27,8 @@ from myphr.audit.trail import SYSTEM, record
 from myphr.crypto import envelope
 from myphr.database import new_id, now
 from myphr.errors import ConfigurationError, EnvelopeError, FormRefused
+from myphr.ingest import drop_offs
+from myphr.ingest.models import DropOff
 from myphr.machines.parts import Parts
 from myphr.machines.states import StateConflict
 from myphr.settings import Settings
@@ -108,9 +110,11 @@ def send(parts: Parts, mail_id: str) -> None:
     with parts.database.read() as db:
         mail = db.get(Mail, mail_id)
         share = db.get(Share, mail.share_id) if mail and mail.share_id else None
+        stopped = mail is not None and mail.template == "drop-off-invitation" and not _drop_off_is_open(db, mail.id)
     if mail is None or mail.state != "waiting" or mail.changed_at + retry_wait(mail.attempts) > now():
         return
     no_longer_wanted = mail.template == "share-invitation" and share is not None and share.state not in OPEN
+    no_longer_wanted = no_longer_wanted or stopped
     try:
         with parts.database.write() as db:
             if no_longer_wanted or mail.attempts >= ATTEMPTS_MAX:
@@ -135,6 +139,11 @@ def send(parts: Parts, mail_id: str) -> None:
         move(db, mail, "delivered", sent_at=now(), sealed_values=None)
         if share is not None and mail.template == "share-invitation":
             record(db, "share-mailed", account_id=share.account_id, actor=SYSTEM, share=share.id, mail=mail.id)
+
+
+def _drop_off_is_open(db: Session, mail_id: str) -> bool:
+    row = db.exec(select(DropOff).where(DropOff.mail_id == mail_id)).first()
+    return row is not None and row.state in drop_offs.LIVE and row.expires_at > now()
 
 
 def _give_up(db: Session, mail: Mail) -> None:

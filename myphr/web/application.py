@@ -54,6 +54,7 @@ def create_app(portal: Portal) -> Flask:
         dicom_web,
         drop_offs,
         entrance,
+        handing_over,
         help_pages,
         identity,
         machine,
@@ -72,8 +73,9 @@ def create_app(portal: Portal) -> Flask:
     for module in (
         entrance, second_step, account, identity, authorities, record, study, previews, correction, record_shares,
         share_by_kind, shared_with_me, drop_offs, machine, caregiver, trail, help_pages,
-        operator, uploads, dicom_web,
+        operator, uploads, dicom_web, handing_over,
     ):  # fmt: skip
         app.register_blueprint(module.blueprint)
+    app.register_blueprint(handing_over.uploads_blueprint)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # its access lines would carry upload tokens
     return app

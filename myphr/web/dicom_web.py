@@ -4,58 +4,27 @@ The body goes part by part into sealed containers while it comes in, chunked or 
 and never in clear on a disk. Knows HTTP; `ingest.multipart` and `ingest.stow` do the work.
 """
 
-import collections
-import contextlib
 import json
 import re
-import threading
-from collections.abc import Iterator
 
 from flask import Blueprint, Response, g, request
 from werkzeug.http import parse_options_header
 
-from myphr.errors import DropOffFull, PortalError, TooManySenders
+from myphr.errors import DropOffFull, PortalError
 from myphr.ingest import multipart
 from myphr.ingest.stow import MEDIA_TYPE, Store
 from myphr.web.bodies import LOOK_AROUND_SECONDS, QUIET_SECONDS_MAX, PlainBody, SocketBody, body_of_request, bytes_left
 from myphr.web.login import portal
 from myphr.web.policy import SENDER, policy
+from myphr.web.senders import streams
 
 PIECE_BYTES = 256 * 1024
 ENVELOPE_BYTES_MAX = 16 * 1024**2  # what boundaries and part headers may add to the files themselves
-# Of the 64 threads that also serve the pages: a practice that sends in many streams must not take them all.
-STREAMS_PER_DROP_OFF = 8
-STREAMS_MAX = 24
 DRAIN_BYTES_MAX = 64 * 1024**2
 STRANGERS_DRAIN_BYTES_MAX = 1024**2
 _UID = re.compile(r"[0-9.]{1,64}")
 
 blueprint = Blueprint("dicom_web", __name__, url_prefix="/dicom-web")
-
-
-class _Streams:
-    """How many requests of each drop-off are under way in this process."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._of: collections.Counter[str] = collections.Counter()
-
-    @contextlib.contextmanager
-    def one(self, drop_off_id: str) -> Iterator[None]:
-        """Raises TooManySenders."""
-        with self._guard:
-            if self._of[drop_off_id] >= STREAMS_PER_DROP_OFF or self._of.total() >= STREAMS_MAX:
-                raise TooManySenders()
-            self._of[drop_off_id] += 1
-        try:
-            yield
-        finally:
-            with self._guard:
-                self._of[drop_off_id] -= 1
-                self._of += collections.Counter()  # forgets those at zero
-
-
-_streams = _Streams()
 
 
 @blueprint.post("/studies")
@@ -93,7 +62,7 @@ def _store(study_uid: str | None) -> Response:
         parser = multipart.Parser(options.get("boundary", ""), portal().settings.drop_off_files_max)
     except multipart.Broken:
         return _told("The Content-Type names no boundary that can be used.", 400)
-    with _streams.one(g.grant.drop_off_id):
+    with streams.one(g.grant.drop_off_id):
         request_store = Store(portal(), g.grant, study_uid)
         try:
             whole = _receive(request_store, parser)

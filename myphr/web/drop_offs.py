@@ -1,4 +1,5 @@
-""" "Let a practice send me files": giving a drop-off, the list of them, stopping one. The key is on one page, once."""
+""" "Let a practice send me files": giving a drop-off, the list of them, stopping one. Link and key are on one page,
+once."""
 
 from typing import Any
 
@@ -6,6 +7,7 @@ from flask import Blueprint, Response, flash, redirect, request, url_for
 
 from myphr.errors import FormRefused
 from myphr.ingest import drop_offs
+from myphr.sharing import drop_off_links
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, policy
 from myphr.web.rendering import render_page
@@ -19,13 +21,13 @@ HOW_MANY = {
     "2000": "2,000: an examination",
     "20000": "20,000: many examinations",
 }
-DEFAULTS = {"name": "", "days": "7", "files": "2000"}
+DEFAULTS = {"name": "", "email": "", "for_name": "", "days": "7", "files": "2000"}
 
 
 @blueprint.get("")
 @policy(SIGNED_IN)
 def mine() -> Response:
-    return _page(DEFAULTS)
+    return _page(DEFAULTS | {"for_name": this_login().account.name})
 
 
 @blueprint.post("")
@@ -35,11 +37,17 @@ def create() -> Response:
     try:
         if form["days"] not in HOW_LONG or form["files"] not in HOW_MANY:
             raise FormRefused(reason="choose for how long, and how many files")
-        created = drop_offs.create(portal(), this_login(), form["name"], int(form["days"]) * DAY, int(form["files"]))
+        invitation = drop_off_links.invite(
+            portal(), this_login(), form["name"], form["email"], form["for_name"].strip(), int(form["days"]) * DAY,
+            int(form["files"]),
+        )  # fmt: skip
     except FormRefused as error:
         return _page(form, status=error.status, error=error)
     host, _, port = portal().settings.receiver_address.rpartition(":")
-    return render_page("drop_offs/created.html", created=created, host=host, port=port, stow_url=_stow_url())
+    return render_page(
+        "drop_offs/created.html", invitation=invitation, created=invitation.created, host=host, port=port,
+        stow_url=_stow_url(),
+    )  # fmt: skip
 
 
 @blueprint.route("/<uuid:drop_off_id>/stop", methods=["GET", "POST"])
@@ -58,6 +66,7 @@ def _page(form: dict[str, str], *, status: int = 200, error: Any = None) -> Resp
     return render_page(
         "drop_offs/mine.html", status=status, form=form, error=error, how_long=HOW_LONG, how_many=HOW_MANY,
         live=[one for one in every if one.is_live], over=[one for one in every if not one.is_live],
+        mail_states=drop_off_links.mail_states(portal(), (one.mail_id for one in every)),
     )  # fmt: skip
 
 

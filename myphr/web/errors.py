@@ -72,6 +72,8 @@ def _answer(app: Flask, error: PortalError) -> Response:
     if wants_fragment():
         return _fragment(app, error)
     page = "errors/share_closed.html" if _is_share_closed(error) else "errors/error.html"
+    if request.path.startswith("/d/") and error.status in (404, 410):
+        page = "handing_over/closed.html"
     return make_response(render_template(page, error=error), error.status)
 
 

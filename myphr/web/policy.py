@@ -31,11 +31,12 @@ VISITOR = Rule("visitor of this share", "visit")
 VISITOR_POLL = Rule("visitor of this share, poll", "visit", prolongs=False)
 OPERATOR = Rule("operator", "operator")
 SENDER = Rule("sender of this drop-off", "drop-off", prolongs=False)
+LINK_SENDER = Rule("sender by this link", "drop-off link", prolongs=False)
 
 
 def policy(rule: Rule) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Let only callers in whom `rule` admits. Raises SignInRequired, NotFound, (for a visit) ShareClosed or (for a
-    drop-off) DropOffClosed, DropOffFull."""
+    """Let only callers in whom `rule` admits. Raises SignInRequired, NotFound, (for a visit) ShareClosed, (for a
+    drop-off) DropOffClosed, DropOffFull or (for its link) DropOffLinkClosed."""
 
     def mark(view: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(view)
@@ -75,3 +76,7 @@ def _admit(rule: Rule, url_values: dict[str, Any]) -> None:
         from myphr.web.senders import load_grant
 
         g.grant = load_grant()
+    elif rule.needs == "drop-off link":
+        from myphr.web.senders import load_link
+
+        g.link = load_link(url_values["drop_off_id"])

@@ -9,6 +9,7 @@ from typing import Any
 from flask import Blueprint, Response, flash, redirect, session, url_for
 
 from myphr.errors import NotFound
+from myphr.ingest import drop_offs
 from myphr.records.items import RecordView
 from myphr.records.items import my_record as view_of_record
 from myphr.records.views import DOCUMENTS_SHOWN
@@ -32,6 +33,7 @@ def _page() -> Response:
         step=DOCUMENTS_SHOWN, samples=importlib.util.find_spec(_DEMO) is not None,
         unconfirmed="recovery_check" in session, pictures=previews.of_items(view.documents),
         study_pictures=previews.of_studies([study.id for study in view.studies]),
+        sent_lately=drop_offs.sent_lately(portal(), login),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ themselves must also be ours. What exists already is further guarded by the toke
 
 import base64
 import binascii
+import contextlib
 import email.utils
 import re
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from myphr.errors import (
     UploadRefused,
     UploadTooLarge,
 )
+from myphr.ingest.handing_over import PageSender
 from myphr.ingest.uploads import CHECKSUMS, WHOLE_BYTES_MAX, Checksum, Progress, Uploads, Wish
 from myphr.settings import Settings
 from myphr.web.bodies import body_of_request, bytes_left
@@ -59,17 +61,34 @@ def _unguarded(view: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def make_blueprint(
-    current_login: Callable[[], SignedIn | None], *, guard: Guard = _unguarded, anyone: Guard = _unguarded
+    current_login: Callable[[], SignedIn | None],
+    *,
+    guard: Guard = _unguarded,
+    anyone: Guard = _unguarded,
+    sender: Callable[[], PageSender] | None = None,
+    name: str = "uploads",
+    url_prefix: str = "/uploads",
+    one_stream: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Blueprint:
     """The routes below /uploads. `current_login` returns who is signed in by the request's cookie, or None; `guard`
-    and `anyone` mark the views for the site's policy. Expects the portal in `app.extensions["portal"]`."""
-    blueprint = Blueprint("uploads", __name__, url_prefix="/uploads")
+    and `anyone` mark the views for the site's policy. With `sender` they are a drop-off's uploads instead, whose
+    answers tell nothing of the record; `one_stream` bounds how many run. Expects the portal in
+    `app.extensions["portal"]`."""
+    blueprint = Blueprint(name, __name__, url_prefix=url_prefix)
+    tells_items = sender is None
 
-    def account_id() -> str:
+    def uploads_of_caller() -> tuple[Uploads, str]:
+        """Raises SignInRequired, DropOffFull."""
+        if sender is not None:
+            who = sender()
+            return _uploads().of(who), who.account_id
         login = current_login()
         if login is None:
             raise SignInRequired()
-        return login.account.id
+        return _uploads(), login.account.id
+
+    def reply(progress: Progress, status: int, location: str | None = None) -> Response:
+        return _reply(progress, status, location, tells_items=tells_items)
 
     @blueprint.before_request
     def check_caller() -> Response | None:
@@ -100,7 +119,7 @@ def make_blueprint(
     @blueprint.route("", methods=["OPTIONS"], provide_automatic_options=False)
     @blueprint.route("/<path:_any>", methods=["OPTIONS"], provide_automatic_options=False)
     @anyone
-    def options(_any: str = "") -> Response:
+    def options(_any: str = "", **_where: object) -> Response:
         headers = {
             "Tus-Version": TUS_VERSION,
             "Tus-Extension": EXTENSIONS,
@@ -111,8 +130,8 @@ def make_blueprint(
 
     @blueprint.post("")
     @guard
-    def create() -> Response:
-        owner = account_id()
+    def create(**where: object) -> Response:
+        uploads, owner = uploads_of_caller()
         if "Upload-Defer-Length" in request.headers:
             raise UploadRefused(reason="its size must be known from the start")
         total = _number_header("Upload-Length")
@@ -124,43 +143,47 @@ def make_blueprint(
         body = body_of_request() if request.headers.get("Content-Type") == BODY_TYPE else None
         if body is not None and body.length is not None and body.length > total:
             raise UploadTooLarge()
-        if body is not None and body.length == total and total <= WHOLE_BYTES_MAX:
-            progress = _uploads().receive_whole(owner, wish, body, checksum)
-            if progress is None:
-                raise UploadConflict("the connection broke before the end")
-            # Nothing can be asked of this address: the file is in the record already.
-            location = url_for("uploads.create", _external=False) + f"/{progress.upload_id}/{'A' * 43}"
-            return _reply(progress, 201, location)
-        progress, token = _uploads().create(owner, wish)
-        location = url_for("uploads.create", _external=False) + f"/{progress.upload_id}/{token}"
-        if body is not None and body.length != 0:
-            try:
-                progress = _uploads().append(owner, progress.upload_id, token, 0, body, checksum)
-            except ChecksumMismatch:  # the client never learns the address: nothing of it shall stay
-                _uploads().terminate(owner, progress.upload_id, token)
-                raise
-        return _reply(progress, 201, location)
+        own_address = url_for(".create", _external=False, **where)  # type: ignore[arg-type]
+        with one_stream():
+            if body is not None and body.length == total and total <= WHOLE_BYTES_MAX:
+                progress = uploads.receive_whole(owner, wish, body, checksum)
+                if progress is None:
+                    raise UploadConflict("the connection broke before the end")
+                # Nothing can be asked of this address: the file is in the record already.
+                return reply(progress, 201, f"{own_address}/{progress.upload_id}/{'A' * 43}")
+            progress, token = uploads.create(owner, wish)
+            if body is not None and body.length != 0:
+                try:
+                    progress = uploads.append(owner, progress.upload_id, token, 0, body, checksum)
+                except ChecksumMismatch:  # the client never learns the address: nothing of it shall stay
+                    uploads.terminate(owner, progress.upload_id, token)
+                    raise
+        return reply(progress, 201, f"{own_address}/{progress.upload_id}/{token}")
 
     @blueprint.route("/<upload_id>/<token>", methods=["HEAD"])
     @guard
-    def head(upload_id: str, token: str) -> Response:
+    def head(upload_id: str, token: str, **_where: object) -> Response:
         _check_address(upload_id, token)
-        return _reply(_uploads().progress(account_id(), upload_id, token), 200)
+        uploads, owner = uploads_of_caller()
+        return reply(uploads.progress(owner, upload_id, token), 200)
 
     @blueprint.patch("/<upload_id>/<token>")
     @guard
-    def patch(upload_id: str, token: str) -> Response:
+    def patch(upload_id: str, token: str, **_where: object) -> Response:
         _check_address(upload_id, token)
+        uploads, owner = uploads_of_caller()
         if request.headers.get("Content-Type") != BODY_TYPE:
             return Response(f"The body must be {BODY_TYPE}.\n", 415, {"Connection": "close"}, mimetype="text/plain")
         offset = _number_header("Upload-Offset")
-        return _reply(_uploads().append(account_id(), upload_id, token, offset, body_of_request(), _checksum()), 204)
+        with one_stream():
+            return reply(uploads.append(owner, upload_id, token, offset, body_of_request(), _checksum()), 204)
 
     @blueprint.delete("/<upload_id>/<token>")
     @guard
-    def delete(upload_id: str, token: str) -> Response:
+    def delete(upload_id: str, token: str, **_where: object) -> Response:
         _check_address(upload_id, token)
-        _uploads().terminate(account_id(), upload_id, token)
+        uploads, owner = uploads_of_caller()
+        uploads.terminate(owner, upload_id, token)
         return Response(status=204)
 
     return blueprint
@@ -183,14 +206,14 @@ def _origin_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _reply(progress: Progress, status: int, location: str | None = None) -> Response:
+def _reply(progress: Progress, status: int, location: str | None, *, tells_items: bool) -> Response:
     response = Response(status=status)
     response.headers["Upload-Offset"] = str(progress.offset)
     response.headers["Upload-Length"] = str(progress.total)
     response.headers["Upload-Expires"] = email.utils.format_datetime(progress.expires_at, usegmt=True)
     if location is not None:
         response.headers["Location"] = location
-    if progress.item_id is not None:
+    if progress.item_id is not None and tells_items:
         response.headers["MyPHR-Item"] = progress.item_id
         response.headers["MyPHR-Duplicate"] = "yes" if progress.duplicate else "no"
     if bytes_left():

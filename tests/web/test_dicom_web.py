@@ -237,9 +237,9 @@ def test_nothing_can_be_asked_or_fetched_with_the_token(client: FlaskClient, cre
 def test_too_many_streams_of_one_drop_off_are_asked_to_wait(
     client: FlaskClient, portal: Portal, created: Created, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from myphr.web import dicom_web
+    from myphr.web import senders
 
-    monkeypatch.setattr(dicom_web, "STREAMS_PER_DROP_OFF", 0)
+    monkeypatch.setattr(senders, "STREAMS_PER_DROP_OFF", 0)
     answer = send(client, created.token, body_of(dicom_bytes(UID)))
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     monkeypatch.undo()

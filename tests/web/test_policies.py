@@ -18,7 +18,8 @@ METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 ANYBODYS = {
     "entrance.welcome", "entrance.register", "entrance.register_now", "entrance.sign_in", "entrance.sign_in_now",
     "entrance.recover", "entrance.recover_now", "help.help_page", "operator.healthz", "files.static_file",
-    "caregiver.landing", "caregiver.open_share", "second_step.second_step", "second_step.by_code",
+    "caregiver.landing", "caregiver.open_share", "handing_over.landing", "handing_over.open_page",
+    "second_step.second_step", "second_step.by_code",
     "second_step.by_passkey", "second_step.by_recovery_code",
 }  # fmt: skip
 # What belongs to the person asking: a stranger gets their own, never the patient's.
@@ -34,6 +35,8 @@ OF_THE_CALLER = {
     "drop_offs.mine", "drop_offs.create",
 }  # fmt: skip
 OF_A_VISITOR = {"caregiver.screen", "caregiver.ticket", "caregiver.state", "caregiver.leave"}
+# The cookie of a drop-off's link: see test_handing_over.py.
+OF_A_LINK = {"handing_over.files", "handing_over.done"}
 OF_THE_OPERATOR = {
     "operator.status", "operator.create_authority", "operator.authority", "operator.change_officer",
     "operator.close_authority", "operator.revoke_identity", "operator.give_new_identity",
@@ -54,8 +57,8 @@ OF_ONE_OWNER = {
 
 
 def rules_of(app: Flask) -> list[UrlRule]:
-    """Everything but uploads, which have their own tests (test_uploads.py)."""
-    return [rule for rule in app.url_map.iter_rules() if not rule.endpoint.startswith("uploads.")]
+    """Everything but uploads, which have their own tests (test_uploads_http.py, test_handing_over.py)."""
+    return [rule for rule in app.url_map.iter_rules() if "uploads." not in rule.endpoint]
 
 
 def methods_of(rule: UrlRule) -> set[str]:
@@ -81,7 +84,7 @@ def test_a_view_with_two_policies_is_noticed() -> None:
 
 
 def test_every_address_is_known_to_these_tests(app: Flask) -> None:
-    known = ANYBODYS | OF_THE_CALLER | OF_A_VISITOR | OF_THE_OPERATOR | OF_ONE_OWNER | OF_A_SENDER
+    known = ANYBODYS | OF_THE_CALLER | OF_A_VISITOR | OF_THE_OPERATOR | OF_ONE_OWNER | OF_A_SENDER | OF_A_LINK
     assert {rule.endpoint for rule in rules_of(app)} == known
 
 
@@ -158,6 +161,14 @@ def test_without_a_visit_every_page_of_a_visitor_is_a_closed_link(
 ) -> None:
     answers = _call_all(app, nils, OF_A_VISITOR, things)
     assert {status for status, _ in answers.values()} == {410}
+
+
+def test_without_its_link_nobody_sees_the_page_of_a_drop_off_not_even_the_owner(
+    app: Flask, nils: PageClient, browser: PageClient, things: dict[str, str]
+) -> None:
+    for client in (nils, sign_in(browser, PATIENT)):
+        answers = _call_all(app, client, OF_A_LINK, things)
+        assert {status for status, _ in answers.values()} == {404} and len(answers) == len(OF_A_LINK)
 
 
 def test_without_a_token_nobody_sends_not_even_the_owner(
