@@ -1,18 +1,13 @@
-"""Unpacking an uploaded zip: each member becomes an item of its own, the zip itself stays one.
+"""Unpacking an archive or the image of a disc: each member becomes an item of its own, the archive itself stays one.
 
-The worker gets this one file's key, sealed to it, for as long as the task lasts. The zip is read through its sealed
-container, member by member; nothing is unpacked to a disk and no name in it is ever a path of ours. Everything that can
-be judged before unpacking is (APPNOTE.TXT 4.3): a zip that asks too much is kept and not unpacked. Called by
-`ingest.uploads` (ask), `jobs.ingest` (expand) and the sweep.
+The worker gets this one file's key, sealed to it, for as long as the task lasts. The archive is read through its sealed
+container, member by member (`packing`); what a disc brought beside its images is noted (`discs`). An archive that asks
+too much is kept and not unpacked. Called by `ingest.uploads` (ask), `jobs.ingest` (expand) and the sweep.
 """
 
 import dataclasses
 import datetime as dt
-import io
 import logging
-import struct
-import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -24,35 +19,34 @@ from myphr.audit.trail import SYSTEM
 from myphr.crypto import envelope
 from myphr.database import now
 from myphr.errors import ArchiveRefused, EnvelopeError, NotFound, RecordFull
-from myphr.ingest import identify
+from myphr.ingest import discs, identify, packing
+from myphr.ingest.packing import FORMATS, Contents, Limits, Member, MemberDamaged
 from myphr.people.models import StoredKeyRing
 from myphr.queue import JobQueue
-from myphr.records.filing import Filed, ItemWriter, RecordParts, SealedFile, check_room, file_sealed
+from myphr.records import discs as disc_notes
+from myphr.records.discs import DiscNote
+from myphr.records.filing import (
+    Filed,
+    ItemWriter,
+    RecordParts,
+    SealedFile,
+    check_room,
+    file_sealed,
+    shown_name,
+)
 from myphr.records.models import ArchiveTask, Item
 from myphr.records.opening import OpenItem, open_item
 
+__all__ = ["FORMATS", "IngestParts", "ask", "enqueue", "enqueue_stuck", "expand", "unpacking"]
+
 log = logging.getLogger(__name__)
 
-FORMATS = frozenset({"zip"})
 JOB = "jobs.ingest.expand_archive"
 JOB_AGAIN = "jobs.ingest.reexpand_archive"
 JOB_SECONDS_MAX = 6 * 3600
-READ_BYTES = 1024**2
 BATCH_MEMBERS = 64  # filed in one commit: one file at a time spends more on the commit than on the file
 BATCH_BYTES = 64 * 1024**2
-# A whole archive that grows more than this is a bomb; deflate alone reaches 1,032. 16-bit images shrink to a tenth.
-RATIO_MAX = 100
-RATIO_FREE_BYTES = 64 * 1024**2
-DIRECTORY_BYTES_PER_MEMBER = 1024  # what one entry of the central directory may take on average
 STUCK = dt.timedelta(minutes=10)
-
-_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2})  # LZMA may ask for 4 GiB
-_END = struct.Struct("<4s4H2IH")  # end of central directory, 4.3.16
-_END_64_LOCATOR = struct.Struct("<4sIQI")  # 4.3.15
-_END_64 = struct.Struct("<4sQ2H2I4Q")  # 4.3.14
-_ENTRY_BYTES = 46  # fixed part of a central directory header, 4.3.12
-_JUNK_NAMES = frozenset({".ds_store", "thumbs.db", "desktop.ini"})
-_SYMLINK = 0o120000
 
 
 class IngestParts(RecordParts, Protocol):
@@ -118,7 +112,7 @@ def expand(parts: IngestParts, task_id: str) -> None:
             raise ArchiveRefused("key", reason="its key no longer fits; upload it again") from None
         opened = open_item(parts.store, item, dek)
         try:
-            _expand(parts, task, item, opened, ring.public_key)
+            _Unpacking(parts, task, item, opened, ring.public_key).run()
         finally:
             opened.close()
     except ArchiveRefused as refusal:
@@ -143,236 +137,124 @@ def _refuse(parts: IngestParts, task: ArchiveTask, code: str, reason: str) -> No
         )  # fmt: skip
 
 
-# -- judging --------------------------------------------------------------------------------------
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    members_max: int
-    bytes_max: int
-
-
-def members_of(file: io.BufferedIOBase, size: int, limits: Limits) -> tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]:
-    """The archive and those of its members that are to become items, in the order of its directory.
-
-    Raises ArchiveRefused: too many members, too large, a bomb, overlapping members, a password, an unknown packing,
-    or a directory that cannot be read. Reads the directory only."""
-    _check_directory(file, size, limits)
-    try:
-        archive = zipfile.ZipFile(file)  # type: ignore[arg-type]
-        members = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OSError, EOFError):
-        raise ArchiveRefused("damaged", reason="its table of contents is damaged") from None
-    if len(members) > limits.members_max:
-        raise _too_many(limits)
-    if any(member.flag_bits & 0x41 for member in members):
-        raise ArchiveRefused("encrypted", reason="it is protected with a password; unpack it and upload its files")
-    total = sum(member.file_size for member in members)
-    if total > limits.bytes_max:
-        raise ArchiveRefused("too-large", reason="its files are larger than this portal accepts")
-    if total > RATIO_FREE_BYTES + RATIO_MAX * size:
-        raise ArchiveRefused("bomb", reason="its files would be far larger than any real record")
-    _check_overlap(members, size)
-    wanted = [member for member in members if _is_wanted(member)]
-    if any(member.compress_type not in _METHODS for member in wanted):
-        raise ArchiveRefused("packing", reason="it is packed in a way we cannot read; unpack it and upload its files")
-    return archive, wanted
-
-
-def _too_many(limits: Limits) -> ArchiveRefused:
-    return ArchiveRefused("too-many", reason=f"it holds more than {limits.members_max:,} files")
-
-
-def _check_directory(file: io.BufferedIOBase, size: int, limits: Limits) -> None:
-    """Size and length of the central directory before `zipfile` reads all of it into memory and makes an object of
-    each entry: neither is bounded there, and the count in the end record may lie."""
-    damaged = ArchiveRefused("damaged", reason="its table of contents is damaged")
-    tail_bytes = min(size, _END.size + 0xFFFF)
-    file.seek(size - tail_bytes)
-    tail = file.read(tail_bytes)
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or at + _END.size > len(tail):
-        raise damaged
-    _sig, _disk, _first, _here, count, directory_bytes, _offset, _comment = _END.unpack_from(tail, at)
-    end = size - tail_bytes + at
-    if end >= _END_64_LOCATOR.size:
-        file.seek(end - _END_64_LOCATOR.size)
-        signature, _disk, end_64, _disks = _END_64_LOCATOR.unpack(file.read(_END_64_LOCATOR.size))
-        if signature == b"PK\x06\x07":
-            # zipfile expects the record right before the locator and does not look where the locator points
-            end_64 = end - _END_64_LOCATOR.size - _END_64.size
-            if end_64 < 0:
-                raise damaged
-            file.seek(end_64)
-            record = _END_64.unpack(file.read(_END_64.size))
-            if record[0] != b"PK\x06\x06":
-                raise damaged
-            count, directory_bytes, end = record[7], record[8], end_64
-    if count > limits.members_max:
-        raise _too_many(limits)
-    if directory_bytes > end:
-        raise damaged
-    if directory_bytes > limits.members_max * DIRECTORY_BYTES_PER_MEMBER:
-        raise _too_many(limits)
-    file.seek(end - directory_bytes)
-    directory = file.read(directory_bytes)
-    found = at = 0
-    while at + _ENTRY_BYTES <= len(directory) and directory[at : at + 4] == b"PK\x01\x02":
-        at += _ENTRY_BYTES + sum(struct.unpack_from("<3H", directory, at + 28))
-        found += 1
-        if found > limits.members_max:
-            raise _too_many(limits)
-    file.seek(0)
-
-
-def _check_overlap(members: Sequence[zipfile.ZipInfo], size: int) -> None:
-    """Members that share bytes are how 10 MB become terabytes; real archives never do."""
-    end_of_last = 0
-    for member in sorted(members, key=lambda m: m.header_offset):
-        if member.header_offset < end_of_last:
-            raise ArchiveRefused("overlap", reason="its files overlap each other, as no real archive does")
-        end_of_last = member.header_offset + 30 + member.compress_size
-    if end_of_last > size:
-        raise ArchiveRefused("damaged", reason="it ends too early; parts of it are missing")
-
-
-def _is_wanted(member: zipfile.ZipInfo) -> bool:
-    """Not: folders, empty files, links (their content is a path of another computer), what operating systems leave."""
-    parts = member.filename.replace("\\", "/").split("/")
-    is_link = (member.external_attr >> 16) & 0o170000 == _SYMLINK
-    junk = "__MACOSX" in parts or parts[-1].lower() in _JUNK_NAMES
-    return not (member.is_dir() or is_link or junk or member.file_size == 0 or parts[-1] == "")
-
-
 # -- unpacking ------------------------------------------------------------------------------------
-class SealedZip(io.RawIOBase):
-    """An open item as a file that `zipfile` can seek in."""
+class _Unpacking:
+    """One run of one task."""
 
-    def __init__(self, opened: OpenItem) -> None:
+    def __init__(
+        self, parts: IngestParts, task: ArchiveTask, item: Item, opened: OpenItem, owner_public_key: bytes
+    ) -> None:
+        self._parts = parts
+        self._task = task
+        self._item = item
         self._opened = opened
-        self._at = 0
+        self._owner_public_key = owner_public_key
+        self._damaged: list[str] = []
 
-    def readable(self) -> bool:
-        return True
+    def run(self) -> None:
+        settings = self._parts.settings
+        limits = Limits(settings.archive_members_max, settings.archive_bytes_max)
+        contents = packing.contents_of(self._item.format, self._opened, limits)
+        surveyed = discs.survey(contents, lambda member, most: self._head(contents, member, most))
+        members = [one for place, one in enumerate(contents.members) if place not in surveyed.stays]
+        done = self._begin(members, len(surveyed.stays))
+        while done < len(members):
+            done = self._batch(contents, members, done)
+        self._finish(surveyed.note)
 
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._opened.plain_bytes}[whence]
-        if base + offset < 0:
-            raise OSError("seek before the start")
-        self._at = base + offset
-        return self._at
-
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
-        view = memoryview(buffer).cast("B")
-        got = self._opened.read_into(self._at, view) if self._at < self._opened.plain_bytes else 0
-        self._at += got
-        return got
-
-
-def _expand(parts: IngestParts, task: ArchiveTask, item: Item, opened: OpenItem, owner_public_key: bytes) -> None:
-    limits = Limits(parts.settings.archive_members_max, parts.settings.archive_bytes_max)
-    file = io.BufferedReader(SealedZip(opened), READ_BYTES)
-    archive, members = members_of(file, opened.plain_bytes, limits)
-    done = task.members_done
-    with parts.database.write() as db:
-        check_room(db, parts.settings, task.account_id, sum(member.file_size for member in members[done:]))
-        current = db.get(ArchiveTask, task.id)
-        if current is None or current.state != "running" or current.members_done != done:
-            raise _Overtaken
-        current.members_total = len(members)
-        db.add(current)
-    while done < len(members):
-        done = _expand_batch(parts, task, item, archive, members, done, owner_public_key)
-    _finish(parts, task)
-
-
-def _expand_batch(
-    parts: IngestParts, task: ArchiveTask, item: Item, archive: zipfile.ZipFile, members: list[zipfile.ZipInfo],
-    start: int, owner_public_key: bytes,
-) -> int:  # fmt: skip
-    """Seal the next members, then file them and the progress in one commit. Returns where to go on."""
-    sealed: list[SealedFile] = []
-    damaged = size = 0
-    end = start
-    try:
-        while end < len(members) and len(sealed) < BATCH_MEMBERS and size < BATCH_BYTES:
-            one = _seal_member(parts, task, item, archive, members[end], owner_public_key)
-            end += 1
-            if one is None:
-                damaged += 1
-            else:
-                sealed.append(one)
-                size += one.plain_bytes
-
-        def progress(db: Session, filed: list[Filed]) -> None:
-            current = db.get(ArchiveTask, task.id)
-            if current is None or current.state != "running" or current.members_done != start:
-                raise _Overtaken
-            current.members_done = end
-            current.members_duplicate += sum(one.duplicate for one in filed)
-            if damaged:
-                before = int((current.error_reason or "0").split()[0].replace(",", ""))
-                current.error_code = "members-damaged"
-                current.error_reason = f"{before + damaged:,} files in it were damaged and could not be read"
-            current.changed_at = now()
-            db.add(current)
-
-        file_sealed(parts, sealed, owner_public_key=owner_public_key, also=progress)
-    except BaseException:
-        for one in sealed:  # in no record: a later run seals them anew, under other keys
-            parts.store.delete(one.object_key)
-        raise
-    return end
-
-
-def _seal_member(
-    parts: IngestParts, task: ArchiveTask, item: Item, archive: zipfile.ZipFile, member: zipfile.ZipInfo,
-    owner_public_key: bytes,
-) -> SealedFile | None:  # fmt: skip
-    """One member, sealed and durable, or None if it is damaged."""
-    path = member.filename.replace("\\", "/")
-    writer = ItemWriter(
-        parts, task.account_id, owner_public_key=owner_public_key, source="archive", source_id=item.id,
-        describe=identify.describe, bytes_max=member.file_size,
-    )  # fmt: skip
-    with writer:
+    def _head(self, contents: Contents, member: Member, most: int) -> bytes:
+        """The member's first bytes; empty if it is damaged."""
+        head = b""
         try:
-            with archive.open(member) as content:
-                while block := content.read(READ_BYTES):
-                    writer.write(block)
-            if writer.plain_bytes == member.file_size:
-                return writer.seal_up(path.rsplit("/", 1)[-1], path)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            NotImplementedError,
-            RecordFull,
-            OSError,
-            RuntimeError,
-        ) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk's trouble, not the member's
-        writer.abort()
-    return None
+            with contents.open_member(member) as stream:
+                while len(head) < most and (block := stream.read(most - len(head))):
+                    head += block
+        except MemberDamaged:
+            return b""
+        return head
 
+    def _begin(self, members: Sequence[Member], staying: int) -> int:
+        """Where to go on, with room for what is to come. Raises RecordFull, _Overtaken."""
+        task, done = self._task, self._task.members_done
+        with self._parts.database.write() as db:
+            current = db.get(ArchiveTask, task.id)
+            if current is None or current.state != "running" or current.members_done != done:
+                raise _Overtaken
+            if done and current.members_total != len(members):
+                # Another version of this program counted them otherwise: from the start, what is there is found again.
+                done = current.members_done = current.members_duplicate = current.members_damaged = 0
+            check_room(db, self._parts.settings, task.account_id, sum(member.plain_bytes for member in members[done:]))
+            current.members_total, current.members_left = len(members), staying
+            db.add(current)
+        return done
 
-def _finish(parts: IngestParts, task: ArchiveTask) -> None:
-    with parts.database.write() as db:
-        current = db.get(ArchiveTask, task.id)
-        if current is None or current.state != "running":
-            return
-        current.state, current.dek_for_worker, current.changed_at = "done", None, now()
-        db.add(current)
-        damaged = int(current.error_reason.split()[0].replace(",", "")) if current.error_reason else 0
-        trail.record(
-            db, "archive-unpacked", account_id=task.account_id, actor=SYSTEM, archive_task=task.id, item=task.item_id,
-            items=current.members_total - current.members_duplicate - damaged, duplicates=current.members_duplicate,
+    def _batch(self, contents: Contents, members: Sequence[Member], start: int) -> int:
+        """Seal the next members, then file them and the progress in one commit. Returns where to go on."""
+        sealed: list[SealedFile] = []
+        damaged: list[str] = []
+        size, end = 0, start
+        try:
+            while end < len(members) and len(sealed) < BATCH_MEMBERS and size < BATCH_BYTES:
+                one = self._seal_member(contents, members[end])
+                if one is None:
+                    damaged.append(members[end].path)
+                else:
+                    sealed.append(one)
+                    size += one.plain_bytes
+                end += 1
+
+            def progress(db: Session, filed: list[Filed]) -> None:
+                current = db.get(ArchiveTask, self._task.id)
+                if current is None or current.state != "running" or current.members_done != start:
+                    raise _Overtaken
+                current.members_done = end
+                current.members_duplicate += sum(one.duplicate for one in filed)
+                current.members_damaged += len(damaged)
+                current.changed_at = now()
+                db.add(current)
+
+            file_sealed(self._parts, sealed, owner_public_key=self._owner_public_key, also=progress)
+        except BaseException:
+            for one in sealed:  # in no record: a later run seals them anew, under other keys
+                self._parts.store.delete(one.object_key)
+            raise
+        self._damaged += damaged
+        return end
+
+    def _seal_member(self, contents: Contents, member: Member) -> SealedFile | None:
+        """One member, sealed and durable, or None if it is damaged."""
+        writer = ItemWriter(
+            self._parts, self._task.account_id, owner_public_key=self._owner_public_key, source="archive",
+            source_id=self._item.id, describe=identify.describe, bytes_max=member.plain_bytes,
         )  # fmt: skip
+        with writer:
+            try:
+                with contents.open_member(member) as content:
+                    while block := content.read(packing.READ_BYTES):
+                        writer.write(block)
+                if writer.plain_bytes == member.plain_bytes:
+                    return writer.seal_up(member.path.rsplit("/", 1)[-1], member.path)
+            except (MemberDamaged, RecordFull):
+                pass  # RecordFull: it holds more than it declares
+            writer.abort()
+        return None
+
+    def _finish(self, note: DiscNote) -> None:
+        task = self._task
+        names = tuple(shown_name(path) for path in self._damaged[: disc_notes.PATHS_MAX])
+        sealed_note = disc_notes.seal(self._owner_public_key, task.id, dataclasses.replace(note, damaged=names))
+        with self._parts.database.write() as db:
+            current = db.get(ArchiveTask, task.id)
+            if current is None or current.state != "running":
+                return
+            current.state, current.dek_for_worker, current.changed_at = "done", None, now()
+            current.sealed_note = sealed_note
+            db.add(current)
+            new = current.members_total - current.members_duplicate - current.members_damaged
+            trail.record(
+                db, "archive-unpacked", account_id=task.account_id, actor=SYSTEM, archive_task=task.id,
+                item=task.item_id, items=new, duplicates=current.members_duplicate,
+            )  # fmt: skip
 
 
 def unpacking(parts: IngestParts, account_id: str, task_id: str) -> ArchiveTask:

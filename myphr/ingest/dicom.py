@@ -8,6 +8,7 @@ Whatever cannot be read is left out: a damaged file is still an item. Called by 
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 
 STEPS_MAX = 20_000
 DEPTH_MAX = 64
@@ -188,6 +189,47 @@ def _start(head: bytes) -> tuple[bytes, int, bool, bool, str]:
     explicit = head[at + 4 : at + 6] in _SHORT_VRS or head[at + 4 : at + 6] in _LONG_VRS
     little = not (head[at] == 0 and head[at + 1 : at + 2] in (b"\x02", b"\x08", b"\x10"))
     return head, at, explicit, little, syntax
+
+
+def items_of(data: bytes, sequence: int, items_max: int) -> Iterator[dict[int, bytes]]:
+    """The items of one top-level sequence, each as its own elements' values; sequences inside them are left out. Ends
+    where the data set does, or stops making sense. `data` is the whole file."""
+    try:
+        data, at, explicit, little, _syntax = _start(data)
+        walk = _Walk(data, at, explicit=explicit, little=little)
+        found = next(((start, length) for tag, _vr, start, length in walk.elements() if tag == sequence), None)
+        if found is None:
+            return
+        start, length = found
+        inner = _Walk(data, start, explicit=explicit, little=little)
+        end = len(data) if length == _UNDEFINED else min(len(data), start + length)
+        for _ in range(items_max):
+            tag, _vr, length = inner.header(explicit)
+            if tag != _ITEM or inner.at > end:
+                return
+            stop = end if length == _UNDEFINED else min(end, inner.at + length)
+            yield _item(inner, explicit, stop)
+            if length != _UNDEFINED:
+                inner.at = stop
+            inner.steps = 0
+    except (_Stop, IndexError, struct.error):
+        return
+
+
+def _item(walk: _Walk, explicit: bool, stop: int) -> dict[int, bytes]:
+    """The elements of the item at the cursor, which then stands behind it. Raises _Stop."""
+    found: dict[int, bytes] = {}
+    while walk.at < stop:
+        tag, vr, length = walk.header(explicit)
+        if tag == _ITEM_END:
+            break
+        if length == _UNDEFINED:
+            walk._skip_undefined(explicit and vr != b"UN")
+            continue
+        if length <= VALUE_BYTES_MAX and vr != b"SQ":
+            found[tag] = walk.data[walk.at : walk.at + length]
+        walk.at += length
+    return found
 
 
 def looks_like_elements(head: bytes) -> bool:

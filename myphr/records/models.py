@@ -114,6 +114,9 @@ class ArchiveTask(SQLModel, table=True):
     members_total: int = 0
     members_done: int = 0
     members_duplicate: int = 0
+    members_damaged: int = 0
+    members_left: int = 0  # programs of a disc, which stay in its image
+    sealed_note: bytes | None = None  # envelope to the owner: see myphr.records.discs
     error_code: str | None = None
     error_reason: str | None = None
     created_at: dt.datetime = Field(default_factory=now)

@@ -75,7 +75,7 @@ def erase_removed(
                 row.wrapped_labels = None
                 db.add(row)
             for task in db.exec(select(ArchiveTask).where(ArchiveTask.item_id == item.id)):
-                task.dek_for_worker = None
+                task.dek_for_worker = task.sealed_note = None
                 db.add(task)
             readings.forget(db, item.id)
             duplicates.forget(db, item.id)

@@ -89,7 +89,13 @@ class ArchiveView:
     members_total: int
     members_done: int
     members_duplicate: int
+    members_damaged: int
+    members_left: int
     reason: str | None
+
+    @property
+    def members_new(self) -> int:
+        return self.members_done - self.members_duplicate - self.members_damaged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +143,10 @@ def my_record(database: Database, ring: Ring, account_id: str, *, documents_from
         ).one()
         tasks = db.exec(
             select(ArchiveTask).where(
-                ArchiveTask.account_id == account_id, col(ArchiveTask.item_id).in_([d.id for d in documents])
+                ArchiveTask.account_id == account_id,
+                # one under way is shown even when what came out of it has pushed it off the page
+                col(ArchiveTask.item_id).in_([d.id for d in documents])
+                | col(ArchiveTask.state).in_(("waiting", "running")),
             )
         ).all()
         uploads = db.exec(
@@ -273,8 +282,9 @@ def _item_view(ring: Ring, item: Item) -> ItemView:
 
 def _archive_view(task: ArchiveTask) -> ArchiveView:
     return ArchiveView(
-        task.item_id, task.state, task.members_total, task.members_done, task.members_duplicate, task.error_reason
-    )
+        task.item_id, task.state, task.members_total, task.members_done, task.members_duplicate, task.members_damaged,
+        task.members_left, task.error_reason,
+    )  # fmt: skip
 
 
 def _leafing_order(item: ItemView) -> tuple[Any, ...]:

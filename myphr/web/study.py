@@ -32,7 +32,7 @@ from myphr.records.opening import OpenItem
 from myphr.records.zip_stream import ZipMember
 from myphr.viewers import catalogue, suggest
 from myphr.viewers.catalogue import Viewer
-from myphr.web import previews, repeats
+from myphr.web import discs, previews, repeats
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, policy
 from myphr.web.rendering import render_page
@@ -137,7 +137,7 @@ def _item_page(item_id: object, error: PortalError | None = None) -> Response:
     return openable(
         "record/item.html", {item.format: 1}, {modality: 1} if modality else {}, error, item=item,
         study_id=row.study_id, open_url=url_for("study.open_item", item_id=item_id), labels_words=_labels_words(row),
-        again=repeats.of(row),
+        again=repeats.of(row), disc=discs.of(row), origin=discs.origin(row),
         told=previews.told_of(row),
         technical=[(name, value) for name, value in technical.items() if value not in (None, "")],
     )  # fmt: skip

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from flask import Flask
 
 from myphr.records import formats
+from myphr.records.views import ArchiveView
 from myphr.web.zones import local
 
 _ICON_OF_MODALITY = {
@@ -57,6 +58,18 @@ def counted(count: int, thing: str, things: str | None = None) -> str:
     return f"{count:,} {thing if count == 1 else things or thing + 's'}"
 
 
+def unpacked_words(archive: ArchiveView) -> str:
+    """What came of an archive: "409 new files, 3 files you had already, 1 file could not be read"."""
+    parts = [counted(archive.members_new, "new file")]
+    if archive.members_duplicate:
+        parts.append(counted(archive.members_duplicate, "file") + " you had already")
+    if archive.members_damaged:
+        parts.append(counted(archive.members_damaged, "file") + " could not be read")
+    if archive.members_left:
+        parts.append(counted(archive.members_left, "program file") + " left inside")
+    return ", ".join(parts)
+
+
 def joined(words: list[str]) -> str:
     """ "a, b and c"."""
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
@@ -86,6 +99,7 @@ def device_icon(device: str) -> str:
 def init_words(app: Flask) -> None:
     for function in (
         modality_icon, format_icon, date_words, duration_words, counted, joined, iso_time, device_icon,
+        unpacked_words,
     ):  # fmt: skip
         app.jinja_env.filters[function.__name__] = function
     app.jinja_env.filters["plain_time"] = lambda at, style="full": plain_time(local(at), style)

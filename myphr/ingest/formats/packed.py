@@ -3,7 +3,8 @@
 from myphr.ingest.formats import Identified, Rule, genome, magic, neuro
 from myphr.ingest.formats.inflate import first_bytes
 
-_ISO_SECTOR = 16 * 2048  # ECMA-119, 6.2.1: the first volume descriptor
+# Where the first volume descriptor lies (ECMA-119, 6.2.1): plain, and in raw sectors of mode 1 and mode 2 (ECMA-130)
+_ISO_SECTORS = (16 * 2048, 16 * 2352 + 16, 16 * 2352 + 24)
 
 
 def _gzip(head: bytes) -> Identified | None:
@@ -21,7 +22,7 @@ def _gzip(head: bytes) -> Identified | None:
 
 def _iso(head: bytes) -> Identified | None:
     """ISO 9660 or UDF: descriptors from sector 16 on, each with its name behind one byte."""
-    if head[_ISO_SECTOR + 1 : _ISO_SECTOR + 6] in (b"CD001", b"BEA01", b"NSR02", b"NSR03"):
+    if any(head[at + 1 : at + 6] in (b"CD001", b"BEA01", b"NSR02", b"NSR03") for at in _ISO_SECTORS):
         return Identified("iso9660", "application/x-iso9660-image", "iso-9660", puid="fmt/468")
     return None
 

@@ -70,10 +70,11 @@ def test_a_patient_cd_is_unpacked_member_by_member(portal, patient):
     task_id = put_zip(portal, patient, cd)
     archives.expand(portal, task_id)
     task = task_of(portal, task_id)
-    assert (task.state, task.members_total, task.members_done, task.dek_for_worker) == ("done", 5, 5, None)
+    assert (task.state, task.members_total, task.members_done, task.dek_for_worker) == ("done", 3, 3, None)
     assert task.members_duplicate == 1  # the same bytes under two names are kept once
-    assert names(portal, patient) == ["AUTORUN.INF", "DICOMDIR", "IMAGES/2.dcm", "VIEWER/AUTORUN.EXE"]
-    assert {item.format for item in unpacked(portal)} == {"dicom", "program", "text"}
+    assert task.members_left == 2  # what the disc runs stays in the zip
+    assert names(portal, patient) == ["DICOMDIR", "IMAGES/2.dcm"]
+    assert {item.format for item in unpacked(portal)} == {"dicom"}
     with portal.database.read() as db:
         assert db.get(Item, task.item_id).deleted_at is None  # the zip itself stays
 
@@ -132,7 +133,7 @@ def test_a_damaged_member_does_not_take_the_others_with_it(portal, patient):
     task_id = put_zip(portal, patient, bytes(whole))
     archives.expand(portal, task_id)
     task = task_of(portal, task_id)
-    assert task.state == "done" and task.error_code == "members-damaged" and task.error_reason.startswith("1 ")
+    assert (task.state, task.members_done, task.members_damaged) == ("done", 2, 1)
     assert names(portal, patient) == ["good.txt"]
     assert len(list(portal.store.keys())) == 2
 
@@ -153,7 +154,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("die_at", [0, 5, 70, 149])
 def test_a_killed_run_is_taken_up_without_loss_or_duplicates(portal, patient, monkeypatch, die_at):
     task_id = put_zip(portal, patient, many_members(150))
-    seal_member, calls = archives._seal_member, []
+    seal_member, calls = archives._Unpacking._seal_member, []
 
     def dying(*args, **kwargs):
         calls.append(1)
@@ -162,7 +163,7 @@ def test_a_killed_run_is_taken_up_without_loss_or_duplicates(portal, patient, mo
         return seal_member(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(archives, "_seal_member", dying)
+        patch.setattr(archives._Unpacking, "_seal_member", dying)
         with pytest.raises(Killed):
             archives.expand(portal, task_id)
     assert task_of(portal, task_id).state == "running"
@@ -177,7 +178,7 @@ def test_a_killed_run_is_taken_up_without_loss_or_duplicates(portal, patient, mo
 def test_two_runs_at_once_file_everything_once(portal, patient, monkeypatch):
     """The second run starts and ends while the first is inside its first batch: the first must give way."""
     task_id = put_zip(portal, patient, many_members(100))
-    seal_member, started = archives._seal_member, []
+    seal_member, started = archives._Unpacking._seal_member, []
 
     def interrupted(*args, **kwargs):
         if not started:
@@ -185,7 +186,7 @@ def test_two_runs_at_once_file_everything_once(portal, patient, monkeypatch):
             archives.expand(portal, task_id)
         return seal_member(*args, **kwargs)
 
-    monkeypatch.setattr(archives, "_seal_member", interrupted)
+    monkeypatch.setattr(archives._Unpacking, "_seal_member", interrupted)
     archives.expand(portal, task_id)
     assert task_of(portal, task_id).state == "done"
     assert len(names(portal, patient)) == 100 and len(list(portal.store.keys())) == 101

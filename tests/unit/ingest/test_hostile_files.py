@@ -57,7 +57,8 @@ def test_all_of_it_stays_below_a_memory_limit(tmp_path):
     hostile.write_all(tmp_path / "hostile")
     program = f"""
 import resource, sys, io, pathlib
-from myphr.ingest import identify, archives
+from myphr.ingest import identify, packing
+from myphr.ingest.packing import zips
 from myphr.errors import ArchiveRefused
 limit = 600 * 1024**2
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -67,7 +68,7 @@ for path in sorted(pathlib.Path({str(tmp_path / "hostile")!r}).iterdir()):
         facts = identify.describe(file.read(256 * 1024))
         if facts.format == "zip":
             try:
-                archives.members_of(file, path.stat().st_size, archives.Limits(20_000, 2**36))
+                zips.contents_of(file, path.stat().st_size, packing.Limits(20_000, 2**36))
             except ArchiveRefused:
                 refused += 1
 # Not ru_maxrss: that starts from the memory of the test runner which this was forked from.
