@@ -8,11 +8,12 @@ from jobs.portal import portal
 from myphr.audit import trail
 from myphr.ingest import drop_offs
 from myphr.ingest.reading import work as reading
-from myphr.machines import reaper
+from myphr.machines import reaper, templates
 from myphr.people import login_sessions
 from myphr.portal import Portal
 from myphr.records import removal
 from myphr.sharing import mails, rewrapping, shares, viewing
+from myphr.viewers import outcomes
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,10 @@ def run(parts: Portal) -> None:
     _alone("emergencies", viewing.end_emergencies, parts)
     _alone("shares of the record", rewrapping.enqueue_stuck, parts)
     _alone("readings", reading.sweep, parts)
+    if _due(parts, "templates", 60):
+        _alone("names of templates", templates.note_installed, parts)
+    if _due(parts, "outcomes", 3600):
+        _alone("answers about viewers", outcomes.count, parts)
     if _due(parts, "audit", 60):
         _alone("audit", _anchor, parts)
     if _due(parts, "login-sessions", 300):

@@ -110,6 +110,6 @@ def import_models() -> None:
     """Import every module that declares tables, so that metadata and migrations see them all."""
     import importlib
 
-    for package in ("audit", "people", "records", "ingest", "machines", "sharing"):
+    for package in ("audit", "people", "records", "ingest", "viewers", "machines", "sharing"):
         importlib.import_module(f"myphr.{package}.models")
     importlib.import_module("myphr.sharing.record_models")

@@ -7,14 +7,18 @@ line and by `myphr up`.
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+
+import redis
 
 from myphr.errors import ConfigurationError, HypervisorRefused
 from myphr.machines.parts import Parts
 from myphr.machines.proxmox import Hypervisor, Template
 
 REVISION_CHARS = 12
+INSTALLED_KEY = "myphr:templates"  # names, comma-separated, as of the last round of the sweep
 DEFAULT_CONFIG = {"memory": 1024, "cores": 1, "ostype": "l26", "vga": "virtio"}
 
 
@@ -77,7 +81,24 @@ def publish_all(parts: Parts, folder: Path, *, report: Callable[[str], None] = p
     if not published:
         raise ConfigurationError("there are no templates to publish: run `myphr template build` first")
     remove_outdated(parts)
+    note_installed(parts)
     return published
+
+
+def note_installed(parts: Parts) -> None:
+    """Keep the names of the published templates where pages find them without asking the hypervisor: its answer would
+    hold up every page that suggests a viewer. Raises HypervisorUnreachable; then the last answer stands."""
+    names = sorted({template.name for template in parts.hypervisor.templates()})
+    parts.redis.set(INSTALLED_KEY, ",".join(names))
+
+
+def installed(redis_: redis.Redis) -> frozenset[str] | None:
+    """Names of the published templates; None while nobody knows."""
+    try:
+        text = redis_.get(INSTALLED_KEY)
+    except redis.exceptions.RedisError:
+        return None
+    return None if text is None else frozenset(re.findall(r"[^,]+", bytes(text).decode()))  # type: ignore[arg-type]
 
 
 def remove_outdated(parts: Parts) -> None:

@@ -24,11 +24,12 @@ from myphr.records.views import (
     load_study,
     my_record,
     study_page,
+    study_view,
 )
 
 __all__ = [
     "HEAD_BYTES", "Describe", "Facts", "Filed", "ItemView", "ItemWriter", "OpenItem", "RecordParts", "RecordView",
     "SealedFile", "StudyPage", "StudyView", "check_room", "dek_of", "details_of", "erase_removed", "file_sealed",
     "item_view", "load_item", "load_study", "my_record", "open_details", "open_item", "remove_item", "remove_study",
-    "study_page", "sweep_orphans",
+    "study_page", "study_view", "sweep_orphans",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 SERIES_MAX = 500  # series told apart in one summary; more are counted together
+KINDS_MAX = 64  # of objects, for the suggestion of a viewer
 
 _MODALITIES = {
     "CT": "CT scan", "MR": "MR scan", "CR": "X-ray", "DX": "X-ray", "IO": "Dental X-ray", "PX": "Dental X-ray",
@@ -41,6 +42,7 @@ def merge(headers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     votes: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     modalities: collections.Counter[str] = collections.Counter()
     series: dict[str, dict[str, Any]] = {}
+    kinds: collections.Counter[tuple[str, str, str]] = collections.Counter()
     counted = 0
     for one in headers:
         counted += 1
@@ -59,6 +61,8 @@ def merge(headers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                 votes[key][str(one[key])] += 1
         modality = str(one.get("modality") or "OT").upper()[:16]
         modalities[modality] += 1
+        told = str(one.get("modality") or "").upper()[:16]
+        kinds[told, str(one.get("sop_class") or ""), str(one.get("transfer_syntax") or "")] += 1
         uid = str(one.get("series_uid") or "")
         if uid not in series:
             if len(series) >= SERIES_MAX:
@@ -69,7 +73,11 @@ def merge(headers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         series[uid]["description"] = series[uid]["description"] or str(one.get("series_description") or "")
     ordered = sorted(series.values(), key=lambda s: (s["number"] is None, s["number"] or 0))
     summary: dict[str, Any] = {key: seen.most_common(1)[0][0] for key, seen in votes.items()}
-    return summary | {"version": 1, "modalities": dict(modalities), "series": ordered, "counted": counted}
+    most = sorted(kinds.items(), key=lambda one: (-one[1], one[0]))[:KINDS_MAX]
+    return summary | {
+        "version": 1, "modalities": dict(modalities), "series": ordered, "counted": counted,
+        "kinds": [[*kind, count] for kind, count in most],
+    }  # fmt: skip
 
 
 def modality_words(code: str) -> str:

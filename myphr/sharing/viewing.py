@@ -4,6 +4,7 @@ The reader's keys open the share as for its page; the machine gets the files' ke
 owner's machines. What the viewer saves goes to the reader's own record. Called by the pages and the sweep.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sqlmodel import Session, col, func, select
@@ -18,16 +19,22 @@ from myphr.people.models import Account, Identity
 from myphr.sharing import delegated_to_me, shared_with_me, withdrawal
 from myphr.sharing.compartments import Parts
 from myphr.sharing.record_models import Compartment, CompartmentReader, EmergencyOpening, VmSessionShare
+from myphr.sharing.shared_with_me import Opened
 
 if TYPE_CHECKING:
     from myphr.people.accounts import Login
 
 
-def open_in_viewer(parts: Parts, login: "Login", share_id: str, viewer: Any) -> VmSession:
-    """A VM session of this reader over the files of a share. Raises as `shared_with_me.open_shared` and
-    `vm_sessions.request` do; NotFound also when it was taken back in this very moment."""
+def open_in_viewer(
+    parts: Parts, login: "Login", share_id: str, viewer: Any, seen: Callable[[Opened], None] | None = None
+) -> VmSession:
+    """A VM session of this reader over the files of a share; `seen` is told what they are. Raises as
+    `shared_with_me.open_shared` and `vm_sessions.request` do; NotFound also when it was taken back in this very
+    moment."""
     opened = shared_with_me.open_shared(parts, login, share_id)
     gid = identities.gid_of(login)
+    if seen is not None:
+        seen(opened)
 
     def note(db: Session, vm_session: VmSession) -> None:
         # Taking back changes this row first and looks for sessions afterwards: it is refused here, or ended there.

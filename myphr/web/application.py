@@ -59,6 +59,7 @@ def create_app(portal: Portal) -> Flask:
         identity,
         machine,
         operator,
+        outcome,
         previews,
         record,
         record_shares,
@@ -72,7 +73,7 @@ def create_app(portal: Portal) -> Flask:
 
     for module in (
         entrance, second_step, account, identity, authorities, record, study, previews, correction, record_shares,
-        share_by_kind, shared_with_me, drop_offs, machine, caregiver, trail, help_pages,
+        share_by_kind, shared_with_me, drop_offs, machine, outcome, caregiver, trail, help_pages,
         operator, uploads, dicom_web, handing_over,
     ):  # fmt: skip
         app.register_blueprint(module.blueprint)

@@ -25,6 +25,7 @@ from myphr.sharing import live, shares, tickets, viewing
 from myphr.sharing.models import Share
 from myphr.sharing.shares import ShareView
 from myphr.viewers import catalogue
+from myphr.web import suggested
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, SIGNED_IN_POLL, policy
 from myphr.web.rendering import render_page, wants_fragment
@@ -172,6 +173,7 @@ def _again(view: VmSessionView) -> str | None:
 def _context(view: VmSessionView) -> dict[str, Any]:
     phase = phase_of(view)
     context: dict[str, Any] = {"view": view, "phase": phase, "title_words": _title(view)}
+    context["question"] = suggested.question(view)
     if phase == "live":
         context |= {**_checked_context(view), **_watch_context(view), **_sharing_context(view)}
         context["owner_shown"] = viewing.owner_shown(portal().database, view.id)

@@ -1,13 +1,13 @@
 """What others share with who is signed in: the list, what is in it, opening it in a machine of one's own."""
 
-import collections
-
 from flask import Blueprint, Response, request, url_for
 
 from myphr.errors import PortalError, ReasonRequired
 from myphr.records import summaries
 from myphr.sharing import shared_with_me, viewing
 from myphr.sharing.shared_with_me import Opened
+from myphr.viewers import contents
+from myphr.viewers.contents import Contents
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, policy
 from myphr.web.rendering import render_page
@@ -32,9 +32,11 @@ def shared(share_id: object) -> Response:
 @blueprint.post("/<uuid:share_id>/open")
 @policy(SIGNED_IN)
 def open_in_viewer(share_id: object) -> Response:
+    seen: list[Opened] = []
     return open_with(
         lambda error: _page(str(share_id), "", error),
-        lambda viewer: viewing.open_in_viewer(portal(), this_login(), str(share_id), viewer),
+        lambda viewer: viewing.open_in_viewer(portal(), this_login(), str(share_id), viewer, seen.append),
+        lambda: _what(seen[0]),
     )
 
 
@@ -45,15 +47,16 @@ def _page(share_id: str, reason: str, error: PortalError | None = None) -> Respo
         asked = request.method == "POST"
         return render_page("sharing/reason.html", status=needed.status if asked else 200, share_id=share_id,
                            error=needed if asked else None)  # fmt: skip
-    modalities = collections.Counter(
-        str((one.details.get("headers") or {}).get("modality") or "") for one in opened.items
-    )
-    modalities.pop("", None)
     return openable(
-        "sharing/shared.html", collections.Counter(one.item.format for one in opened.items), modalities, error,
-        opened=opened, contents=_contents(opened),
+        "sharing/shared.html", _what(opened), error, opened=opened, contents=_contents(opened),
         open_url=url_for("shared_with_me.open_in_viewer", share_id=share_id),
     )  # fmt: skip
+
+
+def _what(opened: Opened) -> Contents:
+    return contents.of_files(
+        (one.item.format, one.details.get("headers"), one.item.plain_bytes) for one in opened.items
+    )
 
 
 def _contents(opened: Opened) -> list[tuple[str, str]]:

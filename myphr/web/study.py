@@ -3,7 +3,6 @@
 Every load goes through the record's loaders, which answer NotFound for what is not the owner's.
 """
 
-import collections
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,9 +29,10 @@ from myphr.records.items import ItemView, StudyPage
 from myphr.records.models import Item
 from myphr.records.opening import OpenItem
 from myphr.records.zip_stream import ZipMember
-from myphr.viewers import catalogue, suggest
+from myphr.viewers import catalogue
 from myphr.viewers.catalogue import Viewer
-from myphr.web import discs, previews, repeats
+from myphr.viewers.contents import Contents
+from myphr.web import discs, previews, repeats, suggested
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, policy
 from myphr.web.rendering import render_page
@@ -66,7 +66,7 @@ def _item(item_id: object) -> ItemView:
 def _study_page(study_id: object, error: PortalError | None = None) -> Response:
     page = _study(study_id)
     return openable(
-        "record/study.html", page.study.formats, page.study.modalities, error, study=page.study,
+        "record/study.html", suggested.of_study(page.study), error, study=page.study,
         items=page.items[:FILES_LISTED_MAX], open_url=url_for("study.open_study", study_id=study_id),
         versions_count=duplicates.versions_count(portal().database, [item.id for item in page.items]),
         series_pictures=previews.of_series(page),
@@ -85,6 +85,7 @@ def open_study(study_id: object) -> Response:
     return open_with(
         lambda error: _study_page(study_id, error),
         lambda viewer: vm_sessions.request(portal(), this_login(), viewer, study_id=str(study_id)),
+        lambda: suggested.study_contents(str(study_id)),
     )
 
 
@@ -130,12 +131,11 @@ def delete_study(study_id: object) -> Response:
 def _item_page(item_id: object, error: PortalError | None = None) -> Response:
     item = _item(item_id)
     row = records.load_item(portal().database, this_login().account.id, item.id)
-    modality = str((item.headers or {}).get("modality") or "")
     technical: dict[str, Any] = {"SHA-256": item.sha256, "Path": item.path, "Media type": item.media_type}
     technical["Format code"] = item.format
     technical |= {name: (item.headers or {}).get(key) for key, name in _TECHNICAL_NAMES.items()}
     return openable(
-        "record/item.html", {item.format: 1}, {modality: 1} if modality else {}, error, item=item,
+        "record/item.html", suggested.of_item(item), error, item=item,
         study_id=row.study_id, open_url=url_for("study.open_item", item_id=item_id), labels_words=_labels_words(row),
         again=repeats.of(row), disc=discs.of(row), origin=discs.origin(row),
         told=previews.told_of(row),
@@ -164,6 +164,7 @@ def open_item(item_id: object) -> Response:
     return open_with(
         lambda error: _item_page(item_id, error),
         lambda viewer: vm_sessions.request(portal(), this_login(), viewer, item_ids=[str(item_id)]),
+        lambda: suggested.of_item(_item(item_id)),
     )
 
 
@@ -198,22 +199,24 @@ def delete_item(item_id: object) -> Response:
 
 
 # -- what a study and a file have in common -----------------------------------------------------------
-def openable(
-    template: str, formats: dict[str, int], modalities: dict[str, int], error: PortalError | None, **context: Any
-) -> Response:
+def openable(template: str, what: Contents, error: PortalError | None, **context: Any) -> Response:
     """The page of something that a viewer opens; with `error` when that did not go."""
-    suggestions = suggest.suggest(catalogue.load(), collections.Counter(formats), collections.Counter(modalities))
+    suggestions = suggested.suggestions(what)
     status = error.status if error else 200
     return render_page(template, status=status, suggestions=suggestions, error=error, **context)
 
 
-def open_with(page_with: Callable[[PortalError], Response], ask: Callable[[Viewer], VmSession]) -> Response:
-    """The machine's page, or the page one came from, saying why not. `ask` asks for the machine."""
+def open_with(
+    page_with: Callable[[PortalError], Response], ask: Callable[[Viewer], VmSession], what: Callable[[], Contents]
+) -> Response:
+    """The machine's page, or the page one came from, saying why not. `ask` asks for the machine; `what`, called after
+    it, tells what is opened, so that one can be asked afterwards how it went."""
     viewer = catalogue.load().get(request.form.get("viewer", ""))
     try:
         if viewer is None:
             raise FormRefused("unknown viewer", reason="choose one of the viewers")
         vm_session = ask(viewer)
+        suggested.remember(vm_session, what())
     except NOT_OPENED as error:
         return page_with(error)
     return redirect(url_for("machine.machine", vm_session_id=vm_session.id), 303)  # type: ignore[return-value]

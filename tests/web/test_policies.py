@@ -47,7 +47,7 @@ OF_ONE_OWNER = {
     "account.sign_out_device", "study.study", "study.open_study", "study.delete_study", "study.item", "study.open_item",
     "study.download", "study.download_study", "study.delete_item", "machine.machine", "machine.progress",
     "machine.watch", "machine.checked", "machine.ticket", "machine.here", "machine.keep", "machine.end",
-    "machine.share", "machine.withdraw",
+    "machine.share", "machine.withdraw", "outcome.answer",
     "identity.remove_passkey", "authorities.members", "authorities.grant", "authorities.take",
     "record_shares.share", "record_shares.progress", "record_shares.stop", "record_shares.remove",
     "shared_with_me.shared", "shared_with_me.open_in_viewer", "share_by_kind.kind", "correction.kind",

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from myphr.errors import ConfigurationError
+from myphr.viewers.contents import FAMILIES, family_of
 
 FOLDER = Path(__file__).parent
 
@@ -32,6 +33,13 @@ class Viewer:
     rank: int  # among viewers that open the same, the higher comes first
     fallback: bool = False  # offered when nothing fits
     internal: bool = False  # never suggested beside others
+    # Sorts of DICOM objects it is made for (viewers.contents.FAMILIES); unless said, those of its modalities.
+    families: frozenset[str] = frozenset({"image"})
+    partly: frozenset[str] = frozenset()  # sorts of which it shows the pictures alone
+    cannot: frozenset[str] = frozenset()  # transfer syntaxes (PS3.6, A) that it cannot read
+    items_max: int = 0  # how much fits in the memory of its machine; 0: no limit known
+    bytes_max: int = 0
+    file_bytes_max: int = 0
 
 
 _KINDS: dict[str, type] = {
@@ -47,8 +55,15 @@ _KINDS: dict[str, type] = {
     "rank": int,
     "fallback": bool,
     "internal": bool,
+    "families": list,
+    "partly": list,
+    "cannot": list,
+    "items_max": int,
+    "bytes_max": int,
+    "file_bytes_max": int,
 }
-_OPTIONAL = {"fallback", "internal"}
+_SETS = ("formats", "modalities", "families", "partly", "cannot")
+_OPTIONAL = {"fallback", "internal", "families", "partly", "cannot", "items_max", "bytes_max", "file_bytes_max"}
 
 
 def read(path: Path) -> Viewer:
@@ -67,17 +82,20 @@ def read(path: Path) -> Viewer:
     unknown = set(text) - set(_KINDS)
     if unknown:
         raise ConfigurationError(f"{path.name}: unknown {', '.join(sorted(unknown))}")
-    words = [*text["formats"], *text["modalities"], *text["command"]]
+    words = [word for key in (*_SETS, "command") for word in text.get(key, ())]
     if not all(isinstance(word, str) for word in words) or not text["command"]:
-        raise ConfigurationError(f"{path.name}: formats, modalities and command are lists of words")
+        raise ConfigurationError(f"{path.name}: {', '.join(_SETS)} and command are lists of words")
+    if strange := {*text.get("families", ()), *text.get("partly", ())} - set(FAMILIES):
+        raise ConfigurationError(f"{path.name}: unknown family {', '.join(sorted(strange))}")
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", path.stem):
         raise ConfigurationError(f"{path.name}: a viewer's name is lower-case letters, digits and dashes")
+    if "families" not in text and (named := set(text["modalities"]) - {"*"}):
+        text["families"] = sorted({family_of("", modality) for modality in named})
     return Viewer(
         name=path.stem,
         **{
             **text,
-            "formats": frozenset(text["formats"]),
-            "modalities": frozenset(text["modalities"]),
+            **{key: frozenset(text[key]) for key in _SETS if key in text},
             "command": tuple(text["command"]),
         },
     )
