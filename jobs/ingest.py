@@ -11,7 +11,7 @@ def expand_archive(archive_task_id: str) -> None:
     archives.expand(portal(), archive_task_id)
 
 
-# The same work under another name, for the sweep: RQ holds a job whose worker was killed for "running" for a minute,
+# The same work under another name, for the sweep: RQ holds a job whose worker was killed for "running" for a while,
 # and refuses a second one of that name for so long.
 reexpand_archive = expand_archive
 

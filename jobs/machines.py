@@ -10,7 +10,7 @@ def start_vm_session(vm_session_id: str) -> None:
     vm_sessions.run_start(portal(), vm_session_id)
 
 
-# The same work under another name: RQ holds a job whose worker was killed for "running" for a minute, and refuses a
+# The same work under another name: RQ holds a job whose worker was killed for "running" for a while, and refuses a
 # second one of that name for so long.
 resume_vm_session = start_vm_session
 

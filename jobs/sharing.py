@@ -10,6 +10,6 @@ def rewrap_share(rewrap_task_id: str) -> None:
     rewrapping.run(portal(), rewrap_task_id)
 
 
-# The same work under another name, for the sweep: RQ holds a job whose worker was killed for "running" for a minute,
+# The same work under another name, for the sweep: RQ holds a job whose worker was killed for "running" for a while,
 # and refuses a second one of that name for so long.
 rewrap_share_again = rewrap_share

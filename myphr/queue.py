@@ -15,6 +15,9 @@ from rq.serializers import JSONSerializer
 
 log = logging.getLogger(__name__)
 
+# Seconds until a failed job is tried again. The first time at once: a wait needs RQ's scheduler, and when that died
+# with its worker, another one takes its place only after a minute.
+RETRY_SECONDS = [0, 5, 20]
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
@@ -47,7 +50,8 @@ class JobQueue:
             try:
                 self.rq.enqueue(
                     function, args=ids, job_id=job_id, unique=True, description=function,
-                    job_timeout=seconds_max, result_ttl=0, failure_ttl=86_400, retry=Retry(max=3, interval=[1, 5, 20]),
+                    job_timeout=seconds_max, result_ttl=0, failure_ttl=86_400,
+                    retry=Retry(max=len(RETRY_SECONDS), interval=RETRY_SECONDS),
                 )
                 return
             except DuplicateJobError:

@@ -13,6 +13,8 @@ import time
 
 import redis
 from rq import Worker
+from rq.executions import Execution
+from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from myphr.errors import ConfigurationError
@@ -27,9 +29,24 @@ MONITORING_SECONDS = 2
 # How long an idle worker listens in one go; RQ takes 15 s off its `worker_ttl`, and looks for jobs of dead workers only
 # in between. By default that is 405 s: a worker killed in a sweep held up every later one, and all that waits for them.
 IDLE_SECONDS = 15
+# A job without a sign of life for so long is taken for dead and tried again. RQ waits 60 s; the signs come every 2 s,
+# and our jobs run twice without harm, so a patient need not wait that minute after a crash.
+SILENT_SECONDS_MAX = 15
 REDIS_WAIT_SECONDS_MAX = 60
 
 log = logging.getLogger(__name__)
+
+
+class _Worker(Worker):
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
+        """Seconds until the job counts as one of a dead worker, from its last sign of life."""
+        return MONITORING_SECONDS + SILENT_SECONDS_MAX
+
+    def prepare_execution(self, job: Job) -> Execution:
+        """RQ 3.0.0 lists a dead worker's execution for 60 s longer than it keeps it. The second try stumbled over that
+        when it was done, counted as failed, and was tried again until the minute was over."""
+        job.execution_registry.cleanup(time.time() + 60)
+        return super().prepare_execution(job)
 
 
 def run(settings: Settings, *, scheduler: bool = False) -> None:
@@ -44,7 +61,7 @@ def run(settings: Settings, *, scheduler: bool = False) -> None:
     _load_jobs()
     if scheduler:
         threading.Thread(target=_sweep_for_ever, args=(portal,), name="sweeps", daemon=True).start()
-    worker = Worker(
+    worker = _Worker(
         [portal.queue.rq], connection=portal.redis, serializer=JSONSerializer, maintenance_interval=MAINTENANCE_SECONDS,
         job_monitoring_interval=MONITORING_SECONDS, worker_ttl=IDLE_SECONDS + 15, log_job_description=False,
     )  # fmt: skip

@@ -82,7 +82,7 @@ def _resume_vm_sessions(parts: Parts) -> None:
         if vm_session.created_at + hopeless < now():
             _fail_hopeless(parts, vm_session)
         elif _nobody_at(parts, "vm-session", vm_session.id, vm_session.changed_at):
-            # Under another name than the first job: that one may still count as running for a minute after the
+            # Under another name than the first job: that one may still count as running for a while after the
             # worker was killed, and would make this a no-op. The lease decides who really drives.
             vm_sessions.enqueue_start(parts, vm_session.id, "jobs.machines.resume_vm_session")
     for vm_session in ending:

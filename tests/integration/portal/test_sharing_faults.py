@@ -301,7 +301,7 @@ def test_process_killed_while_keys_are_wrapped_anew(house: House, victim: str) -
     house.verified()
 
 
-def test_workers_killed_in_a_sweep_hold_up_the_next_ones_for_a_minute_or_two_only(house: House) -> None:
+def test_workers_killed_in_a_sweep_do_not_hold_up_the_next_ones_for_a_minute(house: House) -> None:
     def sweep() -> dict[bytes, bytes]:
         return house.portal.redis.hgetall("rq:job:jobs-sweep-sweep")
 
