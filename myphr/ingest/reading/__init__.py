@@ -8,5 +8,13 @@ FORMATS = frozenset(
     {
         "dicom",
         "jpeg", "png", "gif", "webp", "bmp", "tiff", "heif", "jp2", "j2k", "ome-tiff",
+        "pdf", "docx", "xlsx", "pptx", "odt", "ods", "odp",
+        "text", "text-bluebutton", "csv", "tsv", "html", "rtf", "eml", "ics", "vcard",
+        "cda-xml", "fhir-json", "fhir-xml", "fhir-ndjson", "hl7v2",
+        "edf", "bdf", "aecg-xml", "philips-ecg-xml", "muse-ecg-xml", "scp-ecg", "wfdb-hea",
+        "vcf", "vcf-gz", "bcf", "bam", "sam", "sam-gz", "fasta", "fasta-gz", "fastq", "fastq-gz", "gff", "gff-gz",
+        "gtf", "gtf-gz", "bed", "bed-gz", "dtc-genotype", "dtc-genotype-gz",
+        "fit", "tcx", "gpx", "apple-health-xml",
+        "nifti", "nifti-gz",
     }
 )  # fmt: skip

@@ -36,7 +36,13 @@ ANSWERS_MAX = 8
 
 # How much of a file is handed over. Of a larger one a picture may be missing, never the file.
 BYTES_MAX = 64 * MIB
-BYTES_MAX_BY_FORMAT = {"dicom": 192 * MIB}
+BYTES_MAX_BY_FORMAT = {
+    "dicom": 192 * MIB,
+    **dict.fromkeys(("text", "text-bluebutton", "csv", "tsv", "html", "rtf"), 2 * MIB),
+    **dict.fromkeys(("apple-health-xml",), 8 * MIB),
+    **dict.fromkeys(("vcf", "vcf-gz", "bcf", "bam", "sam", "sam-gz", "fasta", "fasta-gz", "fastq", "fastq-gz", "gff",
+                     "gff-gz", "gtf", "gtf-gz", "bed", "bed-gz", "dtc-genotype", "dtc-genotype-gz"), 4 * MIB),
+}  # fmt: skip
 
 ReadAt = Callable[[int, int], bytes]
 

@@ -8,6 +8,7 @@ a disk. A fork that takes too much memory, CPU or time is killed and costs that 
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import json
 import os
@@ -29,6 +30,7 @@ CPU_SECONDS = 10
 WALL_SECONDS = 15
 NOBODY = 65534
 
+NO_PREVIEW = "No preview could be made of this file"
 REQUEST = struct.Struct(">16sQQ")  # format, bytes of the file, bytes that follow
 ANSWER = struct.Struct(">III")  # bytes of JSON, of the picture, of the narrative
 
@@ -122,11 +124,19 @@ def _serve(connection: socket.socket, table: Mapping[str, Read]) -> None:
         return
     content = Content(code.rstrip(b"\0").decode("ascii"), data, total_bytes)
     del data
+    last = FullReading(Reading())
+    note = NO_PREVIEW
     try:
-        for full in table[content.format](content):
-            connection.sendall(encode(full))
+        for last in table[content.format](content):
+            connection.sendall(encode(last))
+        return
     except NotRead as reason:
-        connection.sendall(encode(FullReading(Reading(note=str(reason)))))
+        note = str(reason)
+    except Exception:  # whatever a decoder raises on a stranger's bytes; its words may hold some of them
+        if last.reading == Reading():
+            return
+    if not last.preview:
+        connection.sendall(encode(FullReading(dataclasses.replace(last.reading, note=note), None, last.narrative)))
 
 
 def encode(full: FullReading) -> bytes:
