@@ -1,8 +1,9 @@
 """Jobs of getting data in: an id in, one service call. Safe to run twice, beside itself or after a run that was cut
-off: see `myphr.ingest.archives` and `myphr.ingest.reading.work`."""
+off: see `myphr.ingest.archives`, `myphr.ingest.reading.work` and `myphr.ingest.fhir.fetching`."""
 
 from jobs.portal import portal
 from myphr.ingest import archives
+from myphr.ingest.fhir import fetching
 from myphr.ingest.reading import work
 
 
@@ -24,3 +25,11 @@ def read_items(account_id: str) -> None:
 def read_items_further(account_id: str) -> None:
     """The next turn. Under the other name: RQ refuses a second job of a name that is still running."""
     work.run(portal(), account_id, again=work.JOB)
+
+
+def fetch_from_hospital(fetch_id: str) -> None:
+    """Ask a hospital's FHIR server for the patient's records, or note why not."""
+    fetching.run(portal(), fetch_id)
+
+
+refetch_from_hospital = fetch_from_hospital  # for the sweep, as above

@@ -301,6 +301,14 @@ class DropOffFull(PortalError):
     status = 413
 
 
+class HospitalRefused(PortalError):
+    """A hospital's FHIR server, or what it answered. `detail` is one of `ingest.fhir.reasons.REASONS`."""
+
+    code = "hospital-refused"
+    sentence = "Your records could not be fetched: {reason}."
+    status = 502
+
+
 class NotDicom(PortalError):
     code = "not-dicom"
     sentence = "This is not a DICOM file that says which study and image it is."

@@ -84,6 +84,12 @@ class Settings:
     drop_off_files_max: int = 20_000
     drop_off_bytes_max: int = 32 * 1024**3  # what one drop-off may bring in all
     drop_off_object_bytes_max: int = 4 * 1024**3  # one file of a provider: an enhanced multi-frame image has 2 GB
+    # What one fetch from a hospital may take. Loopback 1: FHIR servers at http://127.0.0.1 are allowed (tests).
+    fhir_seconds_max: int = 1800
+    fhir_pages_max: int = 2_000
+    fhir_files_max: int = 2_000
+    fhir_bytes_max: int = 4 * 1024**3
+    fhir_loopback: int = 0
     results_bytes_max: int = 1024**3  # what one session may write to results/
 
     argon2_memory_kib: int = 65_536

@@ -120,6 +120,16 @@ _DECLARED = (
     Event("drop-off-full", "{who} has sent as many files as you agreed to.", {"drop_off": Kind.ID}),
     Event("drop-off-revoked", "{who} stopped a practice from sending files.", {"drop_off": Kind.ID}),
     Event("drop-off-expired", "The time for a practice to send files ran out.", {"drop_off": Kind.ID}),
+    # hospitals asked by FHIR
+    Event("hospital-asked", "{who} gave this portal leave to fetch your records from a hospital.", {"fetch": Kind.ID}),
+    Event("hospital-fetched", "Your records came from a hospital: {items:file}, {known:entry} you had already.",
+          {"fetch": Kind.ID, "items": Kind.COUNT, "known": Kind.COUNT}),
+    Event("hospital-failed", "Your records could not be fetched from a hospital, or not all; {items:file} came.",
+          {"fetch": Kind.ID, "items": Kind.COUNT, "reason": Kind.CODE}),
+    Event("hospital-withdrawn", "{who} stopped fetching records from a hospital; {items:file} had come.",
+          {"fetch": Kind.ID, "items": Kind.COUNT}),
+    Event("hospital-server-added", "{who} put a hospital on the list.", {"server": Kind.ID}),
+    Event("hospital-server-closed", "{who} took a hospital off the list.", {"server": Kind.ID}),
     # machines
     Event("vm-session-requested", "{who} opened {items:file} with the {viewer} viewer.",
           {**_VM, "viewer": Kind.CODE, "items": Kind.COUNT}),

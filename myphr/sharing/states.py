@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement
 from sqlmodel import Session
 
+from myphr.ingest.fhir.states import FETCH
 from myphr.ingest.states import DROP_OFF, READING
 from myphr.machines.states import MACHINE, VM_SESSION
 from myphr.sharing.models import Mail, Share
@@ -44,7 +45,7 @@ MAIL = StateTable(
 OPEN = ("offered", "opened")  # a share in one of these gives access
 
 _TABLES: dict[type, StateTable] = {Share: SHARE, Mail: MAIL}
-ALL = (VM_SESSION, MACHINE, SHARE, MAIL, DROP_OFF, READING)
+ALL = (VM_SESSION, MACHINE, SHARE, MAIL, DROP_OFF, READING, FETCH)
 
 
 def move(

@@ -56,6 +56,8 @@ def create_app(portal: Portal) -> Flask:
         entrance,
         handing_over,
         help_pages,
+        hospital_servers,
+        hospitals,
         identity,
         machine,
         operator,
@@ -73,8 +75,8 @@ def create_app(portal: Portal) -> Flask:
 
     for module in (
         entrance, second_step, account, identity, authorities, record, study, previews, correction, record_shares,
-        share_by_kind, shared_with_me, drop_offs, machine, outcome, caregiver, trail, help_pages,
-        operator, uploads, dicom_web, handing_over,
+        share_by_kind, shared_with_me, drop_offs, hospitals, hospital_servers, machine, outcome, caregiver, trail,
+        help_pages, operator, uploads, dicom_web, handing_over,
     ):  # fmt: skip
         app.register_blueprint(module.blueprint)
     app.register_blueprint(handing_over.uploads_blueprint)

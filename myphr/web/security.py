@@ -5,6 +5,7 @@ No inline script or style exists in any page, so the policy needs no nonce. See 
 
 import hmac
 import secrets
+from collections.abc import Iterable
 from hashlib import sha256
 from urllib.parse import urlsplit
 
@@ -32,14 +33,16 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def content_security_policy(settings: Settings) -> str:
-    """Only our own files; the screen gateway is the one other place a page may talk to."""
+def content_security_policy(settings: Settings, form_origins: Iterable[str] = ()) -> str:
+    """Only our own files; the screen gateway is the one other place a page may talk to. `form_origins`: where a form of
+    this page may lead by a redirect (a hospital's sign-in)."""
     return "; ".join((
         "default-src 'none'", "script-src 'self'", "style-src 'self'",
         "img-src 'self' data:",  # noVNC draws the machine's pointer as a data: cursor
         "frame-src 'self'",  # the narrative of a health record, in a sandboxed document: myphr.web.previews
         "font-src 'self'", "manifest-src 'self'", f"connect-src 'self' {_origin(settings.screen_url)}",
-        "form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'", "object-src 'none'",
+        " ".join(("form-action 'self'", *form_origins)),
+        "base-uri 'none'", "frame-ancestors 'none'", "object-src 'none'",
     ))  # fmt: skip
 
 

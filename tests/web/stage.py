@@ -9,8 +9,10 @@ from typing import Any
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from myphr.crypto import envelope
 from myphr.database import new_id, now
 from myphr.ingest import drop_offs
+from myphr.ingest.fhir.models import FhirFetch
 from myphr.ingest.identify import describe
 from myphr.machines.models import Machine, VmSession
 from myphr.people import identities
@@ -82,6 +84,20 @@ def put_many(portal: Portal, account_id: str, count: int, batch: int = 500) -> N
 def put_drop_off(owner: SignedIn, portal: Portal, name: str = "Dr Berger", files_max: int = 10) -> str:
     """A drop-off that takes files; returns its id."""
     return drop_offs.create(portal, owner.login, name, 3600, files_max).drop_off_id
+
+
+def put_fetch(owner: SignedIn, portal: Portal, state: str = "waiting", **values: Any) -> str:
+    """A fetch from a hospital in this state; returns its id."""
+    row = FhirFetch(id=new_id(), account_id=owner.account.id, state=state, state_sha256=new_id(), sealed_for_owner=b"",
+                    **values)  # fmt: skip
+    row.sealed_for_owner = envelope.seal_to(
+        owner.login.ring().public_key, json.dumps({"hospital": "Harbour Hospital"}).encode(),
+        context=envelope.context_for("fhir-owner", row.id),
+    )  # fmt: skip
+    with portal.database.write() as db:
+        db.add(row)
+        db.flush()
+        return row.id
 
 
 def put_study(portal: Portal, account_id: str, images: int = 2, **headers: Any) -> str:

@@ -12,7 +12,7 @@ from myphr.web.policy import ANYONE, SIGNED_IN, policies_of, policy
 from tests.cast import CAREGIVER, PATIENT, STRANGER, Person, SignedIn
 from tests.web.conftest import sign_in
 from tests.web.page_client import PageClient
-from tests.web.stage import put_authority, put_drop_off, put_in, put_passkey, put_study, put_vm_session
+from tests.web.stage import put_authority, put_drop_off, put_fetch, put_in, put_passkey, put_study, put_vm_session
 
 METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 ANYBODYS = {
@@ -32,7 +32,7 @@ OF_THE_CALLER = {
     "record_shares.share_collection",
     "shared_with_me.everything",
     "share_by_kind.share",
-    "drop_offs.mine", "drop_offs.create",
+    "drop_offs.mine", "drop_offs.create", "hospitals.choose", "hospitals.go",
 }  # fmt: skip
 OF_A_VISITOR = {"caregiver.screen", "caregiver.ticket", "caregiver.state", "caregiver.leave"}
 # The cookie of a drop-off's link: see test_handing_over.py.
@@ -40,6 +40,7 @@ OF_A_LINK = {"handing_over.files", "handing_over.done"}
 OF_THE_OPERATOR = {
     "operator.status", "operator.create_authority", "operator.authority", "operator.change_officer",
     "operator.close_authority", "operator.revoke_identity", "operator.give_new_identity",
+    "hospital_servers.mine", "hospital_servers.add", "hospital_servers.close",
 }  # fmt: skip
 # No cookie helps there, only a token: see test_dicom_web.py.
 OF_A_SENDER = {"dicom_web.store", "dicom_web.store_study"}
@@ -53,6 +54,7 @@ OF_ONE_OWNER = {
     "shared_with_me.shared", "shared_with_me.open_in_viewer", "share_by_kind.kind", "correction.kind",
     "share_by_kind.study_sensitive",
     "drop_offs.stop", "previews.preview", "previews.narrative",
+    "hospitals.back", "hospitals.fetch", "hospitals.progress", "hospitals.stop",
 }  # fmt: skip
 
 
@@ -107,6 +109,7 @@ def things(portal: Portal, patient: SignedIn) -> dict[str, str]:
         "item_id": put_in(portal, account_id, b"a letter", "letter.txt").id,
         "vm_session_id": put_vm_session(portal, account_id), "login_session_id": patient.login.login_session.id,
         "study_uid": "1.2.3", "drop_off_id": put_drop_off(patient, portal),
+        "fetch_id": put_fetch(patient, portal), "server_id": study_id,
         "share_id": "6a1b0000-0000-4000-8000-000000000000", **put_authority(portal, account_id),
         "passkey_id": put_passkey(portal, other.id),
     }  # fmt: skip

@@ -6,11 +6,14 @@ import pytest
 from sqlmodel import select
 
 from myphr.database import Database, new_id, now
+from myphr.ingest.fhir.models import FhirFetch
+from myphr.ingest.fhir.states import FETCH
 from myphr.ingest.models import DropOff
-from myphr.ingest.states import DROP_OFF
+from myphr.ingest.states import DROP_OFF, READING
 from myphr.machines.models import Machine, VmSession
 from myphr.machines.states import MACHINE, VM_SESSION, move
 from myphr.people.models import Account
+from myphr.records.models import Item, ItemReading
 from myphr.sharing.models import Mail, Share
 from myphr.sharing.states import ALL, MAIL, SHARE
 from myphr.state_tables import StateConflict, StateTable, as_markdown
@@ -43,6 +46,14 @@ def new_row(db, table: StateTable, state: str):
             account_id=account.id, vm_session_id=vm_session.id, email="a@b.example", access="view", state=state,
             secret_sha256="", expires_at=now(),
         )  # fmt: skip
+    elif table is READING:
+        item = Item(account_id=account.id, object_key=new_id(), format="pdf", plain_bytes=1, content_key="",
+                    sealed_dek=b"", sealed_details=b"")  # fmt: skip
+        db.add(item)
+        db.flush()
+        row = ItemReading(account_id=account.id, item_id=item.id, state=state, dek_for_worker=None)
+    elif table is FETCH:
+        row = FhirFetch(account_id=account.id, state=state, state_sha256=new_id(), sealed_for_owner=b"")
     elif table is DROP_OFF:
         row = DropOff(
             account_id=account.id, sealed_name=b"", token_sha256=new_id(), ae_title=new_id(), state=state, files_max=1,
