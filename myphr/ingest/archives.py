@@ -28,14 +28,17 @@ from myphr.records.discs import DiscNote
 from myphr.records.filing import (
     Filed,
     ItemWriter,
+    NotHeldAnyMore,
     RecordParts,
     SealedFile,
     check_room,
     file_sealed,
+    held,
     shown_name,
 )
 from myphr.records.models import ArchiveTask, Item
 from myphr.records.opening import OpenItem, open_item
+from myphr.records.store import commit_all
 
 __all__ = ["FORMATS", "IngestParts", "ask", "enqueue", "enqueue_stuck", "expand", "unpacking"]
 
@@ -190,6 +193,13 @@ class _Unpacking:
 
     def _batch(self, contents: Contents, members: Sequence[Member], start: int) -> int:
         """Seal the next members, then file them and the progress in one commit. Returns where to go on."""
+        try:
+            return self._file_batch(contents, members, start, leave_out=True)
+        except NotHeldAnyMore:  # what the record had was deleted in this very moment
+            return self._file_batch(contents, members, start, leave_out=False)
+
+    def _file_batch(self, contents: Contents, members: Sequence[Member], start: int, *, leave_out: bool) -> int:
+        writers: list[ItemWriter] = []
         sealed: list[SealedFile] = []
         damaged: list[str] = []
         size, end = 0, start
@@ -199,9 +209,15 @@ class _Unpacking:
                 if one is None:
                     damaged.append(members[end].path)
                 else:
-                    sealed.append(one)
-                    size += one.plain_bytes
+                    writers.append(one[0])
+                    sealed.append(one[1])
+                    size += one[1].plain_bytes
                 end += 1
+            if leave_out:
+                known = held(self._parts, sealed)
+                sealed = [dataclasses.replace(file, stored=file.item_id not in known) for file in sealed]
+            keep = [writer for writer, file in zip(writers, sealed, strict=True) if file.stored]
+            commit_all([writer.commit for writer in keep])
 
             def progress(db: Session, filed: list[Filed]) -> None:
                 current = db.get(ArchiveTask, self._task.id)
@@ -215,14 +231,18 @@ class _Unpacking:
 
             file_sealed(self._parts, sealed, owner_public_key=self._owner_public_key, also=progress)
         except BaseException:
-            for one in sealed:  # in no record: a later run seals them anew, under other keys
-                self._parts.store.delete(one.object_key)
+            for writer in writers:
+                writer.abort()
+            for file in sealed:  # in no record: a later run seals them anew, under other keys
+                self._parts.store.delete(file.object_key)
             raise
+        for writer in writers:
+            writer.abort()  # of what was left out; harmless for the others
         self._damaged += damaged
         return end
 
-    def _seal_member(self, contents: Contents, member: Member) -> SealedFile | None:
-        """One member, sealed and durable, or None if it is damaged."""
+    def _seal_member(self, contents: Contents, member: Member) -> tuple[ItemWriter, SealedFile] | None:
+        """One member, sealed and not yet durable, or None if it is damaged."""
         writer = ItemWriter(
             self._parts, self._task.account_id, owner_public_key=self._owner_public_key, source="archive",
             source_id=self._item.id, describe=identify.describe, bytes_max=member.plain_bytes,
@@ -233,7 +253,7 @@ class _Unpacking:
                     while block := content.read(packing.READ_BYTES):
                         writer.write(block)
                 if writer.plain_bytes == member.plain_bytes:
-                    return writer.seal_up(member.path.rsplit("/", 1)[-1], member.path)
+                    return writer, writer.close_up(member.path.rsplit("/", 1)[-1], member.path)
             except (MemberDamaged, RecordFull):
                 pass  # RecordFull: it holds more than it declares
             writer.abort()

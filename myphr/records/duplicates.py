@@ -63,16 +63,21 @@ def identifier_key(index_key: bytes, account_id: str, kind: str, value: str) -> 
     return hmac.digest(index_key, b"|".join((b"identifier", kind.encode(), account_id.encode(), text)), "sha256").hex()
 
 
+def identifier(index_key: bytes, item: Item, kind: str, value: str) -> ItemIdentifier:
+    """The row for one identifier of an item that is just being filed."""
+    key = identifier_key(index_key, item.account_id, kind, value)
+    return ItemIdentifier(item_id=item.id, account_id=item.account_id, kind=kind, key=key)
+
+
 def note_identifiers(db: Session, item: Item, index_key: bytes, kind: str, values: Iterable[str]) -> None:
     """Keep what the item calls itself, or the entries in it. Noting the same again changes nothing."""
-    keys = {identifier_key(index_key, item.account_id, kind, value) for value in values}
-    if not keys:
+    rows = {row.key: row for row in (identifier(index_key, item, kind, value) for value in values)}
+    if not rows:
         return
     known = set(
         db.exec(select(ItemIdentifier.key).where(ItemIdentifier.item_id == item.id, ItemIdentifier.kind == kind))
     )
-    for key in sorted(keys - known):
-        db.add(ItemIdentifier(item_id=item.id, account_id=item.account_id, kind=kind, key=key))
+    db.add_all([rows[key] for key in sorted(set(rows) - known)])
 
 
 def holders(db: Session, account_id: str, kind: str, keys: Collection[str]) -> dict[str, list[str]]:
@@ -121,22 +126,29 @@ def arrival(
     )  # fmt: skip
 
 
-def came_again(db: Session, item: Item, arrived: Arrival) -> None:
-    """Note, in the commit that did not add it, that the item's bytes came once more."""
-    same = ItemRepeat.item_id == item.id
-    row = db.exec(select(ItemRepeat).where(same, ItemRepeat.place_key == arrived.place_key)).first()
-    if row is None and db.exec(select(func.count()).select_from(ItemRepeat).where(same)).one() >= REPEATS_MAX:
-        row = db.exec(select(ItemRepeat).where(same).order_by(col(ItemRepeat.created_at).desc())).first()
-    if row is None:
-        row = ItemRepeat(
-            id=arrived.row_id, item_id=item.id, account_id=item.account_id, place_key=arrived.place_key,
-            sealed_note=arrived.sealed_note, source=arrived.source, source_id=arrived.source_id,
-        )  # fmt: skip
-    else:
-        row.times += 1
-        row.last_at, row.source_id = now(), arrived.source_id
-    db.add(row)
-    db.flush()
+def came_again(db: Session, arrived: Sequence[tuple[Item, Arrival]]) -> None:
+    """Note, in the commit that did not add them, that these items' bytes came once more."""
+    wanted = sorted({item.id for item, _ in arrived})
+    noted: dict[str, list[ItemRepeat]] = {item_id: [] for item_id in wanted}
+    for at in range(0, len(wanted), 500):
+        query = select(ItemRepeat).where(col(ItemRepeat.item_id).in_(wanted[at : at + 500]))
+        for known in db.exec(query.order_by(col(ItemRepeat.created_at), ItemRepeat.id)):
+            noted[known.item_id].append(known)
+    for item, one in arrived:
+        rows = noted[item.id]
+        row = next((row for row in rows if row.place_key == one.place_key), None)
+        if row is None and len(rows) >= REPEATS_MAX:
+            row = rows[-1]
+        if row is None:
+            row = ItemRepeat(
+                id=one.row_id, item_id=item.id, account_id=item.account_id, place_key=one.place_key,
+                sealed_note=one.sealed_note, source=one.source, source_id=one.source_id,
+            )  # fmt: skip
+            rows.append(row)
+        else:
+            row.times += 1
+            row.last_at, row.source_id = now(), one.source_id
+        db.add(row)
 
 
 def forget(db: Session, item_id: str) -> None:

@@ -5,6 +5,7 @@ written once and never changed: the database row is the only pointer to it. Call
 through them, the files gateway. Why our own folder writer: docs/decisions/0130-object-store.md.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
@@ -16,7 +17,7 @@ import secrets
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from myphr.errors import ConfigurationError, NotFound, StoreFull
 
 _KEY = re.compile(r"[0-9a-z][0-9a-z.-]{7,99}")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+COMMITS_AT_ONCE = 16
 S3_PART_BYTES = 8 * 1024**2  # S3 wants at least 5 MiB; 10,000 parts of 8 MiB are the largest upload of 64 GiB and more
 
 
@@ -124,6 +126,19 @@ def full_disk_is_store_full() -> Iterator[None]:
         if error.errno in _FULL:
             raise StoreFull() from error
         raise
+
+
+def commit_all(commits: Sequence[Callable[[], None]]) -> None:
+    """Carries out the commits of several writers, many at once: a disk that is asked to keep sixteen files takes hardly
+    longer than for one (1,000 files: 8 s one by one). Raises what the first to fail raises, after all have ended."""
+    if len(commits) <= 1:
+        for commit in commits:
+            commit()
+        return
+    with concurrent.futures.ThreadPoolExecutor(min(len(commits), COMMITS_AT_ONCE), "commit") as pool:
+        waiting = [pool.submit(commit) for commit in commits]
+    for one in waiting:
+        one.result()
 
 
 def sync_folder(folder: Path) -> None:
@@ -276,7 +291,10 @@ class LocalStore:
 
     def delete(self, key: str) -> None:
         path = self.path_of(key)
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return
         sync_folder(path.parent)
 
     def exists(self, key: str) -> bool:
