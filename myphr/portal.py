@@ -15,6 +15,7 @@ from myphr.machines.proxmox import Hypervisor
 from myphr.people.keyholder import Keyholder
 from myphr.people.service_keys import ServiceKeys
 from myphr.queue import JobQueue
+from myphr.records.search import RecordSearch
 from myphr.records.store import ObjectStore, open_store
 from myphr.settings import Settings
 
@@ -41,6 +42,10 @@ class Portal:
     @functools.cached_property
     def store(self) -> ObjectStore:
         return open_store(self.settings.store_url, partial_dir=self.settings.spool_dir / "uploads")
+
+    @functools.cached_property
+    def search(self) -> RecordSearch:
+        return RecordSearch(self)
 
     @functools.cached_property
     def hypervisor(self) -> Hypervisor:

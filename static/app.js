@@ -26,6 +26,8 @@
     each(root, "[data-print]", (button) => { button.hidden = false; });
     each(root, "[data-copy]", (button) => { button.hidden = !navigator.clipboard; });
     each(root, "[data-left-seconds]", count_down);
+    // What was found while typing has an address of its own: going back, or loading anew, shows it again.
+    each(root, "[data-address]", (part) => { history.replaceState(null, "", part.dataset.address); });
   }
 
   /* Time left, told in whole minutes; a screen reader hears it only when the words change. */

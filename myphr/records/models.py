@@ -151,3 +151,16 @@ class ItemPreview(SQLModel, table=True):
     account_id: str = Field(foreign_key="account.id", index=True)
     sealed_preview: bytes | None = None  # JPEG or PNG
     sealed_narrative: bytes | None = None  # HTML of a fixed set of elements, UTF-8
+
+
+class RecordIndex(SQLModel, table=True):
+    """Where the sealed index of a record lies: see myphr.records.search. A cache, without which nothing is lost."""
+
+    __tablename__ = "record_index"
+
+    account_id: str = Field(foreign_key="account.id", primary_key=True)
+    index_id: str  # fresh each time it is kept; bound in the container's header
+    object_key: str = Field(unique=True)
+    wrapped_dek: bytes  # under a key of the owner's ring
+    plain_bytes: int = Field(sa_type=BigInteger)
+    as_of: dt.datetime  # nothing that was deleted before is in it

@@ -14,9 +14,10 @@ from myphr.audit.trail import Actor
 from myphr.database import Database, now
 from myphr.errors import NotFound
 from myphr.records import duplicates, readings
-from myphr.records.models import ArchiveTask, Item, Study, Upload
+from myphr.records.models import ArchiveTask, Item, RecordIndex, Study, Upload
 from myphr.records.store import ObjectStore
 
+_CLOCKS = dt.timedelta(minutes=1)  # by which the clocks of two computers may differ
 ORPHAN_SECONDS = 2 * 86_400  # longer than any upload lives, so that no step still on its way is taken for lost
 
 
@@ -65,6 +66,12 @@ def erase_removed(
         if account_id is not None:
             query = query.where(Item.account_id == account_id)
         items = db.exec(query).all()
+    last: dict[str, dt.datetime] = {}
+    for item in items:
+        assert item.deleted_at is not None  # as the query says
+        last[item.account_id] = max(item.deleted_at, last.get(item.account_id, item.deleted_at))
+    for owner_id, deleted_at in last.items():
+        _forget_index(database, store, owner_id, deleted_at)
     for item in items:
         store.delete(item.object_key)
         with database.write() as db:
@@ -82,12 +89,24 @@ def erase_removed(
     return len(items)
 
 
+def _forget_index(database: Database, store: ObjectStore, account_id: str, deleted_at: dt.datetime) -> None:
+    """Drops an index that may hold words of what was deleted then: nobody but the owner could take them out of it.
+    Before the items' own keys go, so that a crash in between does it again."""
+    with database.write() as db:
+        index = db.get(RecordIndex, account_id)
+        if index is None or index.as_of > deleted_at + _CLOCKS:
+            return
+        db.delete(index)
+    store.delete(index.object_key)
+
+
 def sweep_orphans(database: Database, store: ObjectStore, older_than_seconds: float = ORPHAN_SECONDS) -> int:
     """Deletes objects that no item and no unfinished upload knows: left by a crash between the store and the
     database. Returns how many."""
     swept = 0
     with database.read() as db:
         known = set(db.exec(select(Item.object_key).where(Item.sealed_dek != b"")))
+        known.update(db.exec(select(RecordIndex.object_key)))
         coming = set(db.exec(select(Upload.id).where(col(Upload.state).in_(("receiving", "writing", "finishing")))))
     for stored in store.listing():
         if (
@@ -97,6 +116,8 @@ def sweep_orphans(database: Database, store: ObjectStore, older_than_seconds: fl
         ):
             with database.read() as db:  # filed since the list was made?
                 if db.exec(select(Item.id).where(Item.object_key == stored.key)).first() is not None:
+                    continue
+                if db.exec(select(RecordIndex.index_id).where(RecordIndex.object_key == stored.key)).first():
                     continue
             store.delete(stored.key)
             swept += 1

@@ -22,7 +22,7 @@ from myphr.records.models import ArchiveTask, Item, Study, Upload
 from myphr.records.opening import Ring, details_of, seal_summary, summary_of
 
 DOCUMENTS_SHOWN = 200
-_SETTLE = dt.timedelta(seconds=3)  # while slices pour in, the page polls: sum up once they pause
+SETTLE = dt.timedelta(seconds=3)  # while slices pour in, the page polls: sum up once they pause
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +193,11 @@ def study_view(database: Database, ring: Ring, account_id: str, study_id: str) -
     return _study_view(study, summary_of(ring, study))
 
 
+def study_in(database: Database, ring: Ring, study: Study) -> StudyView:
+    """One study of a row that is loaded already. Raises EnvelopeError for a damaged one."""
+    return _study_view(study, _summary(database, ring, study))
+
+
 def item_view(database: Database, ring: Ring, account_id: str, item_id: str) -> ItemView:
     """One file. Raises NotFound."""
     return _item_view(ring, load_item(database, account_id, item_id))
@@ -222,7 +227,7 @@ def _items_of(db: Session, study_id: str) -> Sequence[Item]:
 
 def _summary(database: Database, ring: Ring, study: Study) -> dict[str, Any]:
     summary = summary_of(ring, study)
-    if summary.get("counted") == study.items_count or now() - study.changed_at < _SETTLE:
+    if summary.get("counted") == study.items_count or now() - study.changed_at < SETTLE:
         return summary
     with database.read() as db:
         items = _items_of(db, study.id)

@@ -54,6 +54,7 @@ def create_app(portal: Portal) -> Flask:
         dicom_web,
         drop_offs,
         entrance,
+        find,
         handing_over,
         help_pages,
         hospital_servers,
@@ -74,7 +75,7 @@ def create_app(portal: Portal) -> Flask:
     )
 
     for module in (
-        entrance, second_step, account, identity, authorities, record, study, previews, correction, record_shares,
+        entrance, second_step, account, identity, authorities, record, study, previews, correction, find, record_shares,
         share_by_kind, shared_with_me, drop_offs, hospitals, hospital_servers, machine, outcome, caregiver, trail,
         help_pages, operator, uploads, dicom_web, handing_over,
     ):  # fmt: skip

@@ -70,6 +70,7 @@ def start(login_session: LoginSession, cookie_value: str) -> None:
     left_over.bring_in(portal(), login.account.id, login.ring())
     record_shares.catch_up(portal(), login)
     delegations.catch_up(portal(), login)
+    portal().search.catch_up(login.ring(), login.account.id)
 
 
 def stop() -> None:

@@ -8,6 +8,8 @@ from werkzeug.routing import Rule as UrlRule
 
 from myphr.people import accounts
 from myphr.portal import Portal
+from myphr.records import questions
+from myphr.records.search_index import Question
 from myphr.web.policy import ANYONE, SIGNED_IN, policies_of, policy
 from tests.cast import CAREGIVER, PATIENT, STRANGER, Person, SignedIn
 from tests.web.conftest import sign_in
@@ -33,6 +35,7 @@ OF_THE_CALLER = {
     "shared_with_me.everything",
     "share_by_kind.share",
     "drop_offs.mine", "drop_offs.create", "hospitals.choose", "hospitals.go",
+    "find.find", "find.ask", "find.timeline", "find.timeline_reading",
 }  # fmt: skip
 OF_A_VISITOR = {"caregiver.screen", "caregiver.ticket", "caregiver.state", "caregiver.leave"}
 # The cookie of a drop-off's link: see test_handing_over.py.
@@ -51,7 +54,9 @@ OF_ONE_OWNER = {
     "machine.share", "machine.withdraw", "outcome.answer",
     "identity.remove_passkey", "authorities.members", "authorities.grant", "authorities.take",
     "record_shares.share", "record_shares.progress", "record_shares.stop", "record_shares.remove",
-    "shared_with_me.shared", "shared_with_me.open_in_viewer", "share_by_kind.kind", "correction.kind",
+    "shared_with_me.shared", "shared_with_me.open_in_viewer", "share_by_kind.kind",
+    "correction.kind",
+    "find.found", "find.reading",
     "share_by_kind.study_sensitive",
     "drop_offs.stop", "previews.preview", "previews.narrative",
     "hospitals.back", "hospitals.fetch", "hospitals.progress", "hospitals.stop",
@@ -110,6 +115,7 @@ def things(portal: Portal, patient: SignedIn) -> dict[str, str]:
         "vm_session_id": put_vm_session(portal, account_id), "login_session_id": patient.login.login_session.id,
         "study_uid": "1.2.3", "drop_off_id": put_drop_off(patient, portal),
         "fetch_id": put_fetch(patient, portal), "server_id": study_id,
+        "question": questions.seal(patient.login.ring(), account_id, Question("knee")),
         "share_id": "6a1b0000-0000-4000-8000-000000000000", **put_authority(portal, account_id),
         "passkey_id": put_passkey(portal, other.id),
     }  # fmt: skip
@@ -144,7 +150,7 @@ def test_the_owner_gets_what_the_stranger_does_not(app: Flask, browser: PageClie
     """Shows that the 404s above are about who asks, not about the address."""
     vera = sign_in(browser, PATIENT)
     reading = {"study.study", "study.item", "study.download", "machine.machine", "machine.ticket", "machine.here",
-               "authorities.members"}  # fmt: skip
+               "authorities.members", "find.found", "find.reading"}  # fmt: skip
     answers = _call_all(app, vera, reading, things)
     assert {name: status for name, (status, _) in answers.items() if status not in (200, 204)} == {}
 

@@ -54,7 +54,7 @@ def image(study=1, series=1, number=1, modality=b"MR", **more):
 
 @pytest.fixture(autouse=True)
 def summed_up_at_once(monkeypatch):
-    monkeypatch.setattr(views, "_SETTLE", views._SETTLE * 0)
+    monkeypatch.setattr(views, "SETTLE", views.SETTLE * 0)
 
 
 def record(portal, signed_in):
@@ -151,7 +151,7 @@ def study_page(portal, signed_in, study_id):
 
 def test_the_page_of_a_study_counts_every_image_that_is_there_at_once(portal, patient, monkeypatch):
     """While slices pour in, the record's list may lag behind; the study's own page never."""
-    monkeypatch.setattr(views, "_SETTLE", dt.timedelta(hours=1))
+    monkeypatch.setattr(views, "SETTLE", dt.timedelta(hours=1))
     study_id = put(portal, patient, image()).study_id
     for number in (2, 3):
         put(portal, patient, image(number=number))

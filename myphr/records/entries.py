@@ -1,0 +1,122 @@
+"""What a file or a study says of itself in a search and on the timeline: one row to show, and the words it is found by.
+
+Pure: opened details, labels, readings and summaries in; entries and documents of the index out. Called by `search`.
+"""
+
+import datetime as dt
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from myphr.records import formats, labels, summaries
+from myphr.records.labels import NO_MODALITY, Kept
+from myphr.records.models import Item, Study
+from myphr.records.reading import Reading
+from myphr.records.search_index import Doc, Entry
+from myphr.records.views import StudyView
+
+# code of `item.source`: (how a group of such files is called, how one came)
+SOURCES: Mapping[str, tuple[str, str]] = {
+    "upload": ("Put in by me", "put in by you"),
+    "archive": ("Unpacked from an archive or disc", "unpacked from an archive or disc"),
+    "result": ("Saved from a viewer", "saved from a viewer"),
+    "drop-off": ("Sent by a practice", "sent by a practice"),
+}
+DAMAGED = "A file whose description is damaged"
+_FIRST_YEAR = 1800
+_DAY = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d))?)?")
+
+
+def study_key(study_id: str) -> str:
+    return f"study:{study_id}"
+
+
+def item_key(item_id: str) -> str:
+    return f"item:{item_id}"
+
+
+def of_study(view: StudyView, stamp: bytes) -> tuple[Entry, Doc]:
+    """A study as one row; its files add their own words and kinds."""
+    day = view.date.isoformat() if view.date else ""
+    entry = Entry(
+        study_key(view.id), view.title, "Study", view.description, day, view.hospital, "", view.patient,
+        f"{view.items_words}, {view.size_words}", "scan", "", view.added_at.isoformat(),
+    )  # fmt: skip
+    series = " ".join(dict.fromkeys(one.description for one in view.series if one.description))
+    about = _joined(view.description, view.hospital, _searched_day(day), view.patient, view.modality_words, series)
+    return entry, Doc(view.id, entry.key, stamp, view.title, about)
+
+
+def of_damaged_study(study: Study, stamp: bytes) -> tuple[Entry, Doc]:
+    entry = Entry(study_key(study.id), "A study whose description is damaged", icon="scan",
+                  added=study.created_at.isoformat())  # fmt: skip
+    return entry, Doc(study.id, entry.key, stamp, entry.title)
+
+
+def of_item(
+    item: Item, details: Mapping[str, Any], kept: Kept | None, reading: Reading | None, stamp: bytes
+) -> tuple[Entry | None, Doc]:
+    """A file; its row only where it belongs to no study. `kept`: its labels as they stand in the row."""
+    headers, said = details.get("headers") or {}, reading or Reading()
+    added = item.created_at.date()
+    its = kept.labels if kept else labels.guess(item.format, details.get("headers"), added)
+    name, path = str(details.get("name") or DAMAGED), str(details.get("path") or "")
+    format = formats.of(item.format)
+    day = _said_day(kept, added) or known_day(said.date)
+    if not day and (taken := summaries.date_of(str(headers.get("study_date") or ""))):
+        day = taken.isoformat()
+    facts = " ".join(f"{fact} {value}" for fact, value in said.facts)
+    title, place = said.title or name, said.place or str(headers.get("hospital") or "")
+    patient = said.patient or summaries.person_words(str(headers.get("patient_name") or ""))
+    about = _joined(
+        path if name in path else _joined(name, path) if title == name else name, said.kind_words, format.words,
+        labels.TYPES[its.type][0], place, said.author, _searched_day(day), patient, facts,
+    )  # fmt: skip
+    text = said.text
+    kinds = {
+        "type": its.type, "modality": None if its.modality == NO_MODALITY else its.modality, "source": item.source,
+        "format": item.format,
+    }  # fmt: skip
+    if item.study_id is not None:  # what its headers say stands in the study's summary
+        alone = _joined(path, said.kind_words if text else "", facts if text else "")
+        return None, Doc(item.id, study_key(item.study_id), stamp, title, alone, text, **kinds)
+    entry = Entry(
+        item_key(item.id), title, said.kind_words or format.words, name if title != name else "", day, place,
+        said.author, patient, summaries.size_words(item.plain_bytes), format.icon, item.source,
+        item.created_at.isoformat(),
+    )  # fmt: skip
+    return entry, Doc(item.id, entry.key, stamp, title, about, text, **kinds)
+
+
+def _said_day(kept: Kept | None, added: dt.date) -> str:
+    """The day of the content, if its owner said one. The form proposes the day it came: leaving that says nothing."""
+    return kept.labels.day.isoformat() if kept and kept.said and kept.labels.day != added else ""
+
+
+def known_day(text: str) -> str:
+    """A date as exact as it is known, or empty for anything that is none."""
+    match = _DAY.match(text)
+    if match is None:
+        return ""
+    year, month, day = match.groups()
+    try:
+        dt.date(int(year), int(month or 1), int(day or 1))
+    except ValueError:
+        return ""
+    return match[0] if int(year) >= _FIRST_YEAR else ""
+
+
+def day_words(day: str) -> str:
+    """ "2021-02-03" is "3 February 2021", "2021-02" is "February 2021"."""
+    if len(day) == 10:
+        return summaries.date_words(dt.date.fromisoformat(day))
+    return f"{dt.date.fromisoformat(day + '-01'):%B %Y}" if len(day) == 7 else day
+
+
+def _searched_day(day: str) -> str:
+    """Both ways people write it."""
+    return f"{day_words(day)} {day}" if len(day) > 4 else day
+
+
+def _joined(*texts: str) -> str:
+    return " \N{MIDDLE DOT} ".join(text for text in texts if text)

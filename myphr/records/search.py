@@ -1,0 +1,303 @@
+"""Finding something in one's record, and the timeline of it.
+
+The index lies in the object store, sealed under a key of the owner's ring (docs/formats/record-index.md). Each search
+opens it, brings it up to date with the record, asks, and lets it go: between two requests nothing of it is in memory,
+and on disk it is never in clear. It is a cache: whatever is wrong with it, it is made anew from the record. Called by
+web.
+"""
+
+import contextlib
+import dataclasses
+import datetime as dt
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import func
+from sqlmodel import col, select
+
+from myphr.crypto import container, envelope
+from myphr.database import now
+from myphr.errors import ContainerError, EnvelopeError, NotFound
+from myphr.people.keyring import KeyRing
+from myphr.records import entries, labels, readings, views
+from myphr.records.filing import RecordParts
+from myphr.records.models import Item, ItemReading, RecordIndex, Study
+from myphr.records.opening import ItemPlace, dek_of, id_bytes, open_details, open_item
+from myphr.records.search_index import DamagedIndex, Doc, Entry, Found, Question, SearchIndex, Years
+
+AT_ONCE_SECONDS = 0.06  # what a search reads by itself; more is read beside it, and the page says how much is left
+WORTH_KEEPING = 25  # so few changes are read again by the next search: cheaper than writing the whole index
+KEPT_EVERY = 4_000  # files: a reading of hours that is killed goes on from there
+_BATCH = 50
+_BLOCK_BYTES = 16 * container.CHUNK_BYTES
+_KEY = "myphr/record-index/1"
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """`unread`: files of the record that are not in the index yet."""
+
+    found: Found
+    unread: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeline:
+    """A stretch of the record by day, the newest first; `total` entries from where it starts."""
+
+    years: Years
+    entries: tuple[Entry, ...]
+    total: int
+    unread: int
+
+
+class RecordSearch:
+    """One per process. Safe for several threads and for several processes at once: the later writer wins, and what
+    it does not know the next search reads."""
+
+    def __init__(self, parts: RecordParts) -> None:
+        self._parts = parts
+        self._guard = threading.Lock()
+        self._reading: dict[str, threading.Thread] = {}
+
+    def find(self, ring: KeyRing, account_id: str, question: Question, most: int) -> Answer:
+        """Never raises for what somebody typed, nor for a damaged index or file."""
+        with self._up_to_date(ring, account_id) as (index, unread):
+            return Answer(index.find(question, most), unread)
+
+    def timeline(
+        self, ring: KeyRing, account_id: str, *, year: int | None = None, dated: bool = True, start: int = 0, most: int
+    ) -> Timeline:
+        """From the end of this year back, or what has no known day."""
+        with self._up_to_date(ring, account_id) as (index, unread):
+            if dated:
+                shown, total = index.by_day(before_year=year, start=start, most=most)
+            else:
+                shown, total = index.without_day(start=start, most=most)
+            return Timeline(index.years(), tuple(shown), total, unread)
+
+    def catch_up(self, ring: KeyRing, account_id: str) -> threading.Thread | None:
+        """Reads what is new beside the request, so that the first search is quick; the thread that does, or None where
+        the record is empty. Never raises: signing in must not fail for it. Asking twice is harmless."""
+        try:
+            with self._parts.database.read() as db:
+                some = db.exec(select(Item.id).where(Item.account_id == account_id).limit(1)).first()
+            return self._read_beside(ring, account_id) if some else None
+        except Exception as error:
+            log.error("the record's index was not looked at: %s", type(error).__name__)
+            return None
+
+    # -- keeping up ---------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def _up_to_date(self, ring: KeyRing, account_id: str) -> Iterator[tuple[SearchIndex, int]]:
+        with load(self._parts, ring, account_id) as index:
+            behind = Behind(self._parts, account_id, index)
+            behind.take_out()
+            unread = behind.read(self._parts, ring, seconds_max=AT_ONCE_SECONDS)
+            if behind.removed or behind.changed >= WORTH_KEEPING:
+                self._read_beside(ring, account_id)
+            yield index, unread
+
+    def _read_beside(self, ring: KeyRing, account_id: str) -> threading.Thread:
+        with self._guard:
+            thread = self._reading.get(account_id)
+            if thread is None or not thread.is_alive():
+                thread = threading.Thread(target=self._run, args=(ring, account_id), name="record-index", daemon=True)
+                self._reading[account_id] = thread
+                thread.start()
+            return thread
+
+    def _run(self, ring: KeyRing, account_id: str) -> None:
+        """Holds the ring for as long as it reads: seconds, for tens of thousands of files."""
+        try:
+            bring_up_to_date(self._parts, ring, account_id)
+        except Exception as error:  # a cache: the next search tries again
+            log.warning("the index of a record was not kept: %s", type(error).__name__)
+        finally:
+            with self._guard:
+                if self._reading.get(account_id) is threading.current_thread():
+                    del self._reading[account_id]
+
+
+def bring_up_to_date(parts: RecordParts, ring: KeyRing, account_id: str) -> None:
+    """Reads all that is new or changed and keeps the index. Safe to run twice, at once, and to be killed anywhere."""
+    with load(parts, ring, account_id) as index:
+        behind = Behind(parts, account_id, index)
+        behind.take_out()
+        while behind.read(parts, ring, docs_max=KEPT_EVERY):
+            keep(parts, ring, account_id, index, behind.as_of)
+        if behind.removed or behind.changed:
+            keep(parts, ring, account_id, index, behind.as_of)
+
+
+class Behind:
+    """How far an index is behind the record, and reading it up."""
+
+    def __init__(self, parts: RecordParts, account_id: str, index: SearchIndex) -> None:
+        self._index = index
+        self.as_of = now()
+        studies, stamps = _stamps(parts, account_id)
+        there = index.stamps()
+        self._gone = there.keys() - stamps.keys()
+        self._todo = [key for key, stamp in stamps.items() if there.get(key) != stamp]  # studies first
+        self._stamps = stamps
+        self._studies = studies
+        self.removed, self.changed = len(self._gone), len(self._todo)
+
+    def take_out(self) -> None:
+        """What is no longer in the record, before anything is asked."""
+        with self._index.changing():
+            self._index.settle(self._index.remove(self._gone))
+
+    def read(
+        self, parts: RecordParts, ring: KeyRing, *, seconds_max: float | None = None, docs_max: int | None = None
+    ) -> int:
+        """Reads until done or a limit is met; how many files are left."""
+        started, done = time.monotonic(), 0
+        while self._todo:
+            batch, self._todo = self._todo[:_BATCH], self._todo[_BATCH:]
+            self._take(parts, ring, batch)
+            done += len(batch)
+            if seconds_max is not None and time.monotonic() - started > seconds_max:
+                break
+            if docs_max is not None and done >= docs_max:
+                break
+        return sum(key not in self._studies for key in self._todo)
+
+    def _take(self, parts: RecordParts, ring: KeyRing, keys: Sequence[str]) -> None:
+        with parts.database.read() as db:
+            studies = db.exec(select(Study).where(col(Study.id).in_(keys))).all()
+            items = db.exec(select(Item).where(col(Item.id).in_(keys))).all()
+        read: list[tuple[Entry | None, Doc]] = [
+            _read_study(parts, ring, study, self._stamps[study.id]) for study in studies
+        ]
+        rows = readings.rows_of(parts.database, [item.id for item in items])
+        read += [
+            _read_item(ring, item, rows.get(item.id), self._stamps[item.id])
+            for item in items if item.deleted_at is None
+        ]  # fmt: skip
+        with self._index.changing():
+            for entry, _ in read:
+                if entry is not None:
+                    self._index.put_entry(entry)
+            touched = self._index.put(doc for _, doc in read)
+            self._index.settle(touched)
+
+
+def _stamps(parts: RecordParts, account_id: str) -> tuple[set[str], dict[str, bytes]]:
+    """The ids of the record's studies; and for each study, then each file, something that changes with what the index
+    holds of it, without opening anything: what is sealed anew begins with fresh random bytes."""
+    with parts.database.read() as db:
+        studies = db.exec(
+            select(Study.id, Study.items_count, Study.changed_at, func.substr(Study.sealed_summary, 2, 12))
+            .where(Study.account_id == account_id, col(Study.deleted_at).is_(None), Study.items_count > 0)
+        ).all()  # fmt: skip
+        items = db.exec(
+            select(  # type: ignore[call-overload]  # SQLModel's stubs end at four columns
+                Item.id, Item.study_id, Item.format, func.substr(Item.sealed_details, 2, 12),
+                func.substr(Item.wrapped_labels, 2, 12), func.substr(ItemReading.sealed_reading, 2, 12),
+            )
+            .outerjoin(ItemReading, col(ItemReading.item_id) == Item.id)
+            .where(Item.account_id == account_id, col(Item.deleted_at).is_(None))
+        ).all()  # fmt: skip
+    settled = now() - views.SETTLE
+    found = {
+        study_id: b"%d %d %b" % (count, changed_at > settled, summary)
+        for study_id, count, changed_at, summary in studies
+    }
+    for item_id, study_id, format, details, wrapped, reading in items:
+        found[item_id] = b"|".join(
+            ((study_id or "").encode(), format.encode(), details, wrapped or b"", reading or b"")
+        )  # fmt: skip
+    return {study_id for study_id, *_ in studies}, found
+
+
+def _read_study(parts: RecordParts, ring: KeyRing, study: Study, stamp: bytes) -> tuple[Entry, Doc]:
+    try:
+        return entries.of_study(views.study_in(parts.database, ring, study), stamp)
+    except (EnvelopeError, json.JSONDecodeError):
+        log.warning("the description of study %s is damaged", study.id)
+        return entries.of_damaged_study(study, stamp)
+
+
+def _read_item(ring: KeyRing, item: Item, row: ItemReading | None, stamp: bytes) -> tuple[Entry | None, Doc]:
+    details, kept, reading = {}, None, None
+    try:
+        dek = dek_of(ring, item)
+        details = open_details(dek, item.id, item.sealed_details)
+        kept = labels.kept_of(ring, item.id, item.wrapped_labels)
+        reading = readings.reading_in(row, dek) if row is not None else None
+    except (EnvelopeError, json.JSONDecodeError):
+        log.warning("the description of item %s is damaged", item.id)
+    return entries.of_item(item, details, kept, reading, stamp)
+
+
+# -- keeping the index ------------------------------------------------------------------------------------
+def load(parts: RecordParts, ring: KeyRing, account_id: str) -> SearchIndex:
+    """The kept index, or an empty one where there is none or it does not open."""
+    with parts.database.read() as db:
+        row = db.get(RecordIndex, account_id)
+    if row is None:
+        return SearchIndex()
+    try:
+        dek = envelope.unwrap(ring.derive(_KEY), row.wrapped_dek, context=_context(account_id, row.index_id))
+        place = ItemPlace(row.index_id, account_id, row.object_key, row.plain_bytes)
+        opened = open_item(parts.store, place, dek)
+        with contextlib.closing(opened):
+            plain = bytearray(opened.plain_bytes)
+            with memoryview(plain) as room:
+                for at in range(0, len(plain), _BLOCK_BYTES):
+                    opened.read_into(at, room[at : at + _BLOCK_BYTES])
+        return SearchIndex(plain)
+    except (EnvelopeError, ContainerError, DamagedIndex) as error:
+        log.warning("the index of account %s is made anew: %s", account_id, type(error).__name__)
+    except NotFound:
+        pass  # another one took its place just now
+    return SearchIndex()
+
+
+def keep(parts: RecordParts, ring: KeyRing, account_id: str, index: SearchIndex, as_of: dt.datetime) -> bool:
+    """Seals the index and puts it in the place of the one before. False, and nothing is kept, where a file was deleted
+    since `as_of`: its words would come back. Raises StoreFull."""
+    plain = index.to_bytes()
+    row = RecordIndex(
+        account_id=account_id, index_id=str(uuid.uuid4()), object_key="", wrapped_dek=b"", plain_bytes=len(plain),
+        as_of=as_of,
+    )  # fmt: skip
+    dek = container.new_dek()
+    row.object_key = f"{row.index_id}.index"
+    row.wrapped_dek = envelope.wrap(ring.derive(_KEY), dek, context=_context(account_id, row.index_id))
+    sealer = container.ChunkSealer(dek, id_bytes(account_id), id_bytes(row.index_id))
+    out = parts.store.create(row.object_key)
+    try:
+        out.write(sealer.header)
+        with memoryview(plain) as view:
+            for at in range(0, len(plain), _BLOCK_BYTES):
+                out.write(sealer.seal_chunks(view[at : at + _BLOCK_BYTES], at + _BLOCK_BYTES >= len(plain)))
+        out.commit()
+    except BaseException:
+        out.abort()
+        raise
+    old = None
+    with parts.database.write() as db:
+        deleted = db.exec(
+            select(Item.id).where(Item.account_id == account_id, col(Item.deleted_at) >= as_of).limit(1)
+        ).first()
+        if deleted is None:
+            old = db.get(RecordIndex, account_id)
+            if old is not None:
+                db.delete(old)
+                db.flush()
+            db.add(row)
+    parts.store.delete(row.object_key if deleted else old.object_key if old else "none.none")
+    return deleted is None
+
+
+def _context(account_id: str, index_id: str) -> bytes:
+    return envelope.context_for("record-index", account_id, index_id)
