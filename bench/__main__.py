@@ -9,7 +9,7 @@ import platform
 import sys
 import time
 
-ALL = ("start", "screen", "uploads", "files", "pages", "abe", "sharing", "identification")
+ALL = ("start", "screen", "uploads", "files", "pages", "abe", "sharing", "identification", "previews")
 
 
 def machine() -> str:

@@ -24,7 +24,7 @@ from myphr.ingest.formats import (
 )
 from myphr.ingest.formats import dicom as dicom_rules
 from myphr.ingest.reading import FORMATS as READABLE
-from myphr.records.items import Facts
+from myphr.records.facts import Facts
 
 HEAD_BYTES = 64 * 1024
 UNKNOWN = Identified("unknown", "application/octet-stream", "none", "guess")

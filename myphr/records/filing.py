@@ -20,6 +20,7 @@ from myphr.people.models import Account
 from myphr.people.service_keys import ServiceKeys
 from myphr.queue import JobQueue
 from myphr.records import duplicates, readings, summaries
+from myphr.records.facts import Describe, Facts
 from myphr.records.models import Item, ItemIdentifier, ItemReading, Study, Upload
 from myphr.records.opening import content_key, dek_context, group_key, id_bytes, seal_details, seal_summary
 from myphr.records.store import ObjectStore, SealedWriter
@@ -45,21 +46,6 @@ class RecordParts(Protocol):
     def keys(self) -> ServiceKeys: ...
     @property
     def queue(self) -> JobQueue: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """What a file's first bytes say (`ingest.identify.describe`): format code, media type, the rule that told,
-    the DICOM headers if it has any, and whether the worker can read more of the whole file."""
-
-    format: str
-    media_type: str = "application/octet-stream"
-    rule: str = ""
-    headers: dict[str, Any] | None = None
-    readable: bool = False
-
-
-Describe = Callable[[bytes], Facts]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

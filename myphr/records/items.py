@@ -1,10 +1,9 @@
 """What the packages above use of items: filing them, opening them, showing them. The parts stand in `filing`,
 `opening`, `views` and `removal`."""
 
+from myphr.records.facts import Describe, Facts
 from myphr.records.filing import (
     HEAD_BYTES,
-    Describe,
-    Facts,
     Filed,
     ItemWriter,
     RecordParts,
@@ -21,6 +20,7 @@ from myphr.records.views import (
     StudyView,
     item_view,
     load_item,
+    load_items,
     load_study,
     my_record,
     study_page,
@@ -30,6 +30,6 @@ from myphr.records.views import (
 __all__ = [
     "HEAD_BYTES", "Describe", "Facts", "Filed", "ItemView", "ItemWriter", "OpenItem", "RecordParts", "RecordView",
     "SealedFile", "StudyPage", "StudyView", "check_room", "dek_of", "details_of", "erase_removed", "file_sealed",
-    "item_view", "load_item", "load_study", "my_record", "open_details", "open_item", "remove_item", "remove_study",
-    "study_page", "study_view", "sweep_orphans",
+    "item_view", "load_item", "load_items", "load_study", "my_record", "open_details", "open_item", "remove_item",
+    "remove_study", "study_page", "study_view", "sweep_orphans",
 ]  # fmt: skip

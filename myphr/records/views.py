@@ -212,6 +212,14 @@ def load_item(database: Database, account_id: str, item_id: str) -> Item:
     return item
 
 
+def load_items(database: Database, account_id: str, item_ids: Sequence[str]) -> Sequence[Item]:
+    """Those of these items that are the owner's and there; in no order. For lists of at most `DOCUMENTS_SHOWN`."""
+    with database.read() as db:
+        return db.exec(select(Item).where(
+            Item.account_id == account_id, col(Item.deleted_at).is_(None), col(Item.id).in_(item_ids)
+        )).all()  # fmt: skip
+
+
 def load_study(database: Database, account_id: str, study_id: str) -> tuple[Study, Sequence[Item]]:
     """The owner's study and its items. Raises NotFound."""
     with database.read() as db:

@@ -25,7 +25,8 @@ blueprint = Blueprint("previews", __name__)
 NARRATIVE_STYLE = (
     "body{margin:0;padding:1rem;font:1rem/1.5 system-ui,sans-serif;color:#16242c;background:#fff}"
     "body{overflow-wrap:anywhere}"
-    "h1,h2,h3,h4{line-height:1.25;margin:1.2em 0 .4em}h1{font-size:1.3rem}h2{font-size:1.15rem}h3,h4{font-size:1rem}"
+    "h1,h2,h3,h4{line-height:1.25;margin:1.2em 0 .4em}h1{font-size:1.3rem;margin-top:0}"
+    "h2{font-size:1.15rem}h3,h4{font-size:1rem}"
     "table{border-collapse:collapse;margin:.5rem 0}th,td{border:1px solid #c9d4da;padding:.35rem .5rem;text-align:left;"
     "vertical-align:top}thead th{background:#eef3f5}caption{text-align:left;font-weight:600}pre{white-space:pre-wrap}"
 )
@@ -92,6 +93,18 @@ def facts_of(reading: Reading) -> tuple[tuple[str, str], ...]:
         ("By", reading.author), ("About", reading.patient),
     )  # fmt: skip
     return tuple((name, value) for name, value in first if value) + reading.facts
+
+
+def lines_of(items: Sequence[ItemView]) -> dict[str, str]:
+    """What files say of themselves in one line, for a list: "Discharge letter, 26 August 2024, Harbour Hospital"."""
+    login = this_login()
+    rows = records.load_items(portal().database, login.account.id, [item.id for item in items])
+    names = {item.id: item.name.lower() for item in items}
+    lines = {}
+    for item_id, one in readings.readings_of(portal().database, login.ring(), rows).items():
+        title = one.title if one.title.lower() not in names[item_id] else ""
+        lines[item_id] = ", ".join(filter(None, (title, one.date_words, one.place)))
+    return lines
 
 
 def of_items(items: Sequence[ItemView]) -> set[str]:

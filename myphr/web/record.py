@@ -32,6 +32,7 @@ def _page() -> Response:
         "record/my_record.html", "items", record=view, unpacking=_unpacking(view), refused=_refused(view), first=first,
         step=DOCUMENTS_SHOWN, samples=importlib.util.find_spec(_DEMO) is not None,
         unconfirmed="recovery_check" in session, pictures=previews.of_items(view.documents),
+        lines=previews.lines_of(view.documents),
         study_pictures=previews.of_studies([study.id for study in view.studies]),
         sent_lately=drop_offs.sent_lately(portal(), login),
     )  # fmt: skip

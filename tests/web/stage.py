@@ -8,6 +8,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from sqlmodel import select
 
 from myphr.crypto import envelope
 from myphr.database import new_id, now
@@ -18,8 +19,11 @@ from myphr.machines.models import Machine, VmSession
 from myphr.people import identities
 from myphr.people.models import AttributeGrant, Authority, Identity, Passkey, StoredKeyRing
 from myphr.portal import Portal
+from myphr.records import items as records
+from myphr.records import readings
 from myphr.records.items import ItemWriter, file_sealed
-from myphr.records.models import Item
+from myphr.records.models import Item, ItemPreview, ItemReading
+from myphr.records.reading import FullReading, within_limits
 from myphr.sharing import live
 from tests.cast import SignedIn
 
@@ -181,3 +185,21 @@ def watch(portal: Portal, vm_session_id: str, grant: str, access: str = "view") 
     """What the screen gateway writes while somebody looks."""
     moment = time.time()
     portal.redis.hset(live.presence_key(vm_session_id), new_id(), live.presence_value(grant, access, moment, moment))
+
+
+def put_reading(portal: Portal, signed_in: SignedIn, item_id: str, full: FullReading) -> None:
+    """As the worker keeps what the reader told."""
+    full = within_limits(full)
+    with portal.database.write() as db:
+        dek = records.dek_of(signed_in.login.ring(), db.exec(select(Item).where(Item.id == item_id)).one())
+        row = db.exec(select(ItemReading).where(ItemReading.item_id == item_id)).first()
+        row = row or ItemReading(item_id=item_id, account_id=signed_in.account.id, dek_for_worker=None)
+        row.state, row.dek_for_worker = "done", None
+        row.sealed_reading = readings.seal(dek, item_id, full.reading)
+        row.has_preview, row.has_narrative = full.reading.has_preview, full.reading.has_narrative
+        db.add(row)
+        db.add(ItemPreview(
+            item_id=item_id, account_id=signed_in.account.id,
+            sealed_preview=readings.seal_preview(dek, item_id, full.preview) if full.preview else None,
+            sealed_narrative=readings.seal_narrative(dek, item_id, full.narrative) if full.narrative else None,
+        ))  # fmt: skip

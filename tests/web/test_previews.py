@@ -8,13 +8,12 @@ from sqlmodel import select
 
 from myphr.portal import Portal
 from myphr.records import items as records
-from myphr.records import readings
-from myphr.records.models import Item, ItemPreview, ItemReading
-from myphr.records.reading import FullReading, Reading, within_limits
+from myphr.records.models import ItemReading
+from myphr.records.reading import FullReading, Reading
 from tests.cast import PATIENT, SignedIn
 from tests.web.conftest import sign_in
 from tests.web.page_client import PageClient, text_of
-from tests.web.stage import put_in, put_study
+from tests.web.stage import put_in, put_reading, put_study
 
 READING = Reading(
     kind_words="Discharge letter", title="Letter <b>", date="2024-08-26", date_words="26 August 2024",
@@ -26,24 +25,6 @@ def jpeg() -> bytes:
     out = io.BytesIO()
     Image.new("L", (20, 20)).save(out, "JPEG")
     return out.getvalue()
-
-
-def put_reading(portal: Portal, signed_in: SignedIn, item_id: str, full: FullReading) -> None:
-    """As the worker keeps what the reader told."""
-    full = within_limits(full)
-    with portal.database.write() as db:
-        dek = records.dek_of(signed_in.login.ring(), db.exec(select(Item).where(Item.id == item_id)).one())
-        row = db.exec(select(ItemReading).where(ItemReading.item_id == item_id)).first()
-        row = row or ItemReading(item_id=item_id, account_id=signed_in.account.id, dek_for_worker=None)
-        row.state, row.dek_for_worker = "done", None
-        row.sealed_reading = readings.seal(dek, item_id, full.reading)
-        row.has_preview, row.has_narrative = full.reading.has_preview, full.reading.has_narrative
-        db.add(row)
-        db.add(ItemPreview(
-            item_id=item_id, account_id=signed_in.account.id,
-            sealed_preview=readings.seal_preview(dek, item_id, full.preview) if full.preview else None,
-            sealed_narrative=readings.seal_narrative(dek, item_id, full.narrative) if full.narrative else None,
-        ))  # fmt: skip
 
 
 @pytest.fixture
@@ -81,6 +62,7 @@ def test_a_file_that_was_not_read_has_a_page_as_before(vera: PageClient, portal:
 def test_the_record_shows_the_picture_in_the_row(vera: PageClient, letter: str) -> None:
     [picture] = vera.page("/record").select("#documents img")
     assert picture["src"] == f"/item/{letter}/preview" and picture["loading"] == "lazy" and picture["alt"] == ""
+    assert "Letter <b>, 26 August 2024, Harbour Hospital" in text_of(vera.page("/record"))
 
 
 def test_a_study_shows_the_picture_next_to_the_middle_of_each_series(

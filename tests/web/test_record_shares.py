@@ -1,5 +1,6 @@
 """Sharing the record on the page: who it would be, sharing, opening by the other, taking back. Real keyholder."""
 
+import base64
 import datetime as dt
 import re
 
@@ -9,6 +10,7 @@ from sqlmodel import select
 
 from myphr.machines.models import VmSession
 from myphr.people import accounts
+from myphr.records.reading import FullReading, Reading
 from myphr.sharing import record_shares, shared_with_me, viewing
 from myphr.sharing.models import Share
 from myphr.sharing.record_models import Compartment, EmergencyOpening, VmSessionShare
@@ -16,7 +18,7 @@ from tests.cast import OPERATOR
 from tests.integration.sharing.conftest import Clinic, clinic, gid_of
 from tests.web.conftest import sign_in
 from tests.web.page_client import PageClient, text_of
-from tests.web.stage import put_in, put_study, put_vm_session
+from tests.web.stage import put_in, put_reading, put_study, put_vm_session
 
 __all__ = ["clinic"]
 
@@ -73,6 +75,17 @@ def test_a_cardiologist_opens_what_is_shared_and_a_nurse_sees_nothing(
     assert "Nobody shares anything" in text_of(nurse.get("/shared-with-me"))
     assert nurse.get(f"/shared-with-me/{share_id}").status_code == 404
     assert vera.get(f"/shared-with-me/{share_id}").status_code == 404
+
+
+def test_a_reader_sees_the_preview_of_what_is_shared(
+    vera: PageClient, letter: str, clinic: Clinic, enter_page
+) -> None:
+    picture = b"\xff\xd8\xff a picture"
+    reading = Reading(title="Discharge letter", date_words="26 August 2024")
+    put_reading(clinic.portal, clinic.patient, letter, FullReading(reading, picture))
+    page = enter_page(clinic.caregiver).get(f"/shared-with-me/{share(vera, letter, care_team(clinic))}")
+    assert f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}" in page.text
+    assert "Discharge letter, 26 August 2024" in page.text and "not for diagnosis" in page.text
 
 
 def test_a_reader_gets_a_machine_over_the_shared_files_and_loses_it_when_removed(

@@ -44,6 +44,9 @@ BYTES_MAX_BY_FORMAT = {
                      "gff-gz", "gtf", "gtf-gz", "bed", "bed-gz", "dtc-genotype", "dtc-genotype-gz"), 4 * MIB),
 }  # fmt: skip
 
+# Decoders' own threads would take address space by the dozen
+ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
 ReadAt = Callable[[int, int], bytes]
 
 
@@ -60,8 +63,7 @@ class Reader:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", child.__name__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()], cwd=Path(myphr.__file__).parents[1],
-                # Decoders' own threads would take address space by the dozen
-                env={"PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "LANG": "C.UTF-8"},
+                env=ENVIRONMENT,
                 # No tracebacks: they may hold what stands in a file
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip

@@ -78,6 +78,8 @@ def _reap(running: dict[int, tuple[int, float]]) -> None:
 
 def _decoders() -> Mapping[str, Read]:
     """All modules that read, and by loading them all that they need."""
+    # pydicom would load an HTTP client for its sample files: 0.3 s, and nothing here has a use for one
+    sys.modules.setdefault("requests", None)  # type: ignore[arg-type]
     from myphr.ingest.reading import kinds
 
     warnings.simplefilter("ignore")
@@ -105,6 +107,7 @@ def _give_up() -> None:
 def _read_one(control: socket.socket, descriptor: int, table: Mapping[str, Read]) -> None:
     """In the fork: one file, then the end, whatever happens."""
     try:
+        gc.disable()  # it would copy pages, and this process ends with the file
         control.close()
         signal.signal(signal.SIGXCPU, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))

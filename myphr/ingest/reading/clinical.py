@@ -66,9 +66,8 @@ def _header(root: Element) -> Reading:
     place = words(find(visit, "location/healthCareFacility/location/name")) or words(
         find(visit, "location/healthCareFacility/serviceProviderOrganization/name")
     )
-    facts = [("Kept by", custodian), ("Practice or hospital", organisation)]
-    if kind != title:
-        facts.insert(0, ("Kind", kind))
+    where = place or organisation or custodian
+    facts = [("Kind", kind), ("Practice or hospital", organisation), ("Kept by", custodian)]
     if born:
         facts.append(("Born", born.words))
     for label, element in (("Visit", visit), ("Covers", find(root, "documentationOf/serviceEvent"))):
@@ -76,9 +75,9 @@ def _header(root: Element) -> Reading:
             facts.append((label, period))
     return Reading(
         kind_words="Health record", title=title, date=moment.iso if moment else "",
-        date_words=moment.words if moment else "", place=place or organisation or custodian, author=author,
+        date_words=moment.words if moment else "", place=where, author=author,
         patient=person(find(patient, "name")), text=title,
-        facts=tuple((name, words) for name, words in facts if words and words not in (place,)),
+        facts=tuple((name, words) for name, words in facts if words and words not in (where, title)),
     )  # fmt: skip
 
 

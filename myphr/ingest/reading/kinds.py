@@ -11,5 +11,7 @@ READERS: Mapping[str, Read] = {format_: module.read for module in _MODULES for f
 
 def warm_up() -> None:
     """Load what the libraries load late: later there are no rights to, and each fork would do it again."""
+    from myphr.ingest import identify  # noqa: F401 - documents inside others are told by it
+
     for module in _MODULES:
         module.warm_up()
