@@ -9,7 +9,7 @@ import platform
 import sys
 import time
 
-ALL = ("start", "screen", "uploads", "files", "pages", "abe", "sharing", "identification", "previews")
+ALL = ("start", "screen", "uploads", "files", "pages", "abe", "sharing", "identification", "previews", "suggestions")
 
 
 def machine() -> str:

@@ -52,6 +52,7 @@ _CLASSES = {  # the part behind _STORAGE, longest first when they overlap
     "104.": "encapsulated",
     "11.": "state",
 }  # fmt: skip
+_RT_PICTURES = (_STORAGE + "481.1", _STORAGE + "481.2")
 _BY_MODALITY = {  # where the file does not tell its class
     "RTIMAGE": "rt", "RTDOSE": "rt", "RTSTRUCT": "rt", "RTPLAN": "rt", "RTRECORD": "rt", "SEG": "seg",
     "SR": "sr", "KO": "sr", "ECG": "waveform", "EPS": "waveform", "HD": "waveform", "EEG": "waveform",
@@ -80,6 +81,13 @@ class Part:
     def family(self) -> str:
         """One of FAMILIES; empty for what is not DICOM."""
         return family_of(self.sop_class, self.modality) if self.format == "dicom" else ""
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether such an object has pictures of its own: of a radiotherapy, images and doses have, plans have not."""
+        if self.family == "rt":
+            return self.sop_class in _RT_PICTURES or (not self.sop_class and self.modality in ("RTIMAGE", "RTDOSE"))
+        return self.family in ("image", "seg")
 
 
 @dataclasses.dataclass(frozen=True)

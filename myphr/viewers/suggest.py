@@ -15,12 +15,12 @@ from myphr.viewers.contents import Contents, Part, how_many
 # Weights. What share of the files a viewer opens decides, the rest breaks ties.
 FITS = 100.0
 FAMILIES = 20.0  # of the sorts of DICOM objects: one set of marked areas among 300 slices must count
-TOUCH, RANK = 3.0, 1.0
+TOUCH, RANK = 10.0, 1.0  # a viewer for fingers may fail one person in ten more before one for a mouse comes first
 PROVED = 2.0  # this portal tried it with such a file, and it opened
 CHECK_FAILED = -60.0  # ... and the last time it did not
 TOO_MUCH = -70.0  # it opens these, but not so many or so large ones
 NOT_INSTALLED = -1000.0
-OWN_OPENED, OWN_NOT = 6.0, -50.0  # what this person said of such items, the last time
+OWN_OPENED, OWN_NOT = 13.0, -50.0  # what this person said the last time; what they know to work beats ease of use
 NOT_HERE = "It is not installed on this portal."
 PARTLY = 0.5  # a viewer that shows only the pictures of such an object
 
@@ -122,7 +122,7 @@ def _degree(viewer: Viewer, part: Part) -> float:
         return 0.0
     if part.family in viewer.families:
         return 1.0
-    return PARTLY if part.family in viewer.partly else 0.0
+    return PARTLY if part.family in viewer.partly and part.has_pictures else 0.0
 
 
 def _families_share(opens: Mapping[Part, float]) -> float:

@@ -74,6 +74,7 @@ class Question:
     vm_session_id: str
     viewer_title: str
     opened: bool | None
+    is_live: bool
     next: Suggestion | None = None
     open_url: str = ""
 
@@ -87,7 +88,7 @@ def question(view: VmSessionView) -> Question | None:
     viewer = catalogue.load().get(view.viewer)
     if about is None or viewer is None:
         return None
-    asked = Question(view.id, viewer.title, about.opened)
+    asked = Question(view.id, viewer.title, about.opened, view.state == "live")
     if about.opened is not False:
         return asked
     try:

@@ -161,7 +161,7 @@ def test_a_few_marked_areas_among_many_slices_go_to_the_viewer_that_shows_both()
     assert ranked(plain, ranking.NOTHING, viewer_of())[0].viewer.name == "simple-images"
 
 
-def test_a_plan_alone_says_that_only_pictures_are_shown():
+def test_a_dose_alone_says_that_only_pictures_are_shown():
     assert "shows only the pictures in it" in ranked(contents.counted({"dicom": 1}, {"RTDOSE": 1}))[0].reason
 
 
@@ -252,3 +252,8 @@ def test_a_viewer_of_curves_is_not_promised_pictures_that_do_not_say_what_they_a
     assert VIEWERS["simple-signals"].families == {"waveform"}
     assert names({"dicom": 2}) == ["simple-images", "aeskulap"]
     assert names({"dicom": 1}, {"ECG": 1})[0] == "simple-signals"
+
+
+def test_a_plan_has_no_pictures_to_show():
+    assert "simple-images" not in names({"dicom": 1}, {"RTPLAN": 1})
+    assert not Part("dicom", "RTPLAN").has_pictures and Part("dicom", "RTDOSE").has_pictures
