@@ -32,15 +32,21 @@ class Answer:
     retry_after: int = 0
 
 
+class _OneAnswer(requests.Session):
+    """Never looks where a redirect leads: requests would read all of its body first, and that has no bound."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        return None
+
+
 class Dial:
     """One connection's worth of calls. `ends_at` (time.monotonic) bounds them all. As a context manager it closes."""
 
     def __init__(self, *, loopback: bool, ends_at: float) -> None:
         self._loopback = loopback
         self.ends_at = ends_at
-        self._http = requests.Session()
+        self._http = _OneAnswer()
         self._http.trust_env = False  # no proxy, no .netrc, no other CA list
-        self._http.max_redirects = 0
         self._http.headers.clear()
         self._http.headers["User-Agent"] = "MyPHRMachines"
 

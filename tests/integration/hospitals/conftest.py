@@ -54,15 +54,21 @@ def the_hospital() -> Iterator[Hospital]:
 
 
 @pytest.fixture
-def hospital(the_hospital: Hospital) -> Hospital:
-    """The hospital with a patient who is new there: 120 results on three pages, a diagnosis, a letter."""
+def results() -> int:
+    """How many results the patient has at the hospital: 120 are three pages."""
+    return 120
+
+
+@pytest.fixture
+def hospital(the_hospital: Hospital, results: int) -> Hospital:
+    """The hospital with a patient who is new there: results, a diagnosis, a letter."""
     the_hospital.faults.clear()
     the_hospital.asked.clear()
     the_hospital.codes.clear()
     the_hospital.tokens.clear()
     the_hospital.token_seconds = 600
     the_hospital.before_answer = lambda path: None
-    the_hospital.patient = the_hospital.medplum.admit(as_json(person_with(120)))
+    the_hospital.patient = the_hospital.medplum.admit(as_json(person_with(results)))
     return the_hospital
 
 
