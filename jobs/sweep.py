@@ -12,7 +12,7 @@ from myphr.ingest.reading import work as reading
 from myphr.machines import reaper, templates
 from myphr.people import login_sessions
 from myphr.portal import Portal
-from myphr.records import removal
+from myphr.records import exports, removal
 from myphr.sharing import mails, rewrapping, shares, viewing
 from myphr.viewers import outcomes
 
@@ -33,6 +33,7 @@ def run(parts: Portal) -> None:
     _alone("mails", mails.sweep, parts)
     _alone("emergencies", viewing.end_emergencies, parts)
     _alone("shares of the record", rewrapping.enqueue_stuck, parts)
+    _alone("exports", exports.sweep, parts)
     _alone("readings", reading.sweep, parts)
     if _due(parts, "templates", 60):
         _alone("names of templates", templates.note_installed, parts)

@@ -88,8 +88,8 @@ def as_markdown(tables: Sequence[StateTable]) -> str:
     lines = [
         "# States",
         "",
-        "Generated from the tables in `states.py` of `myphr/ingest`, `myphr/machines` and `myphr/sharing` by",
-        "`python -m myphr.sharing.states > docs/states.md`; a test compares. No other code changes a state.",
+        "Generated from the tables in the `states.py` of `myphr/ingest`, `machines`, `records` and `sharing`",
+        "by `python -m myphr.sharing.states > docs/states.md`; a test compares. No other code changes a state.",
     ]
     for table in tables:
         lines += ["", f"## {table.name[0].upper()}{table.name[1:]}", ""]

@@ -63,6 +63,12 @@ def identify(head: bytes, name_hint: str | None = None) -> Identified:
     return UNKNOWN
 
 
+def pronom_of(head: bytes, format: str) -> str:
+    """The PRONOM id of a file of this format, or "" where there is none or its owner said that it is something else."""
+    found = identify(head)
+    return found.puid if found.format == format else ""
+
+
 def describe(head: bytes) -> Facts:
     """What an item's sealed details and its place in the record need, from the first 256 KiB (`items.HEAD_BYTES`)."""
     found = identify(head)

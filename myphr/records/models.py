@@ -164,3 +164,28 @@ class RecordIndex(SQLModel, table=True):
     wrapped_dek: bytes  # under a key of the owner's ring
     plain_bytes: int = Field(sa_type=BigInteger)
     as_of: dt.datetime  # nothing that was deleted before is in it
+
+
+class Export(SQLModel, table=True):
+    """A zip of the whole record, made for its owner: sealed in the store, kept for a day. The worker holds its key
+    until the zip is there; then only the owner's ring opens it."""
+
+    __tablename__ = "export"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    account_id: str = Field(foreign_key="account.id", index=True)
+    state: str = Field(default="waiting", index=True)  # see myphr.records.states
+    run_id: str | None = None  # of the run that writes it: another one must stop
+    key_for_worker: bytes | None
+    sealed_key: bytes  # envelope to the owner; empty when the export is over
+    order_bytes: int = Field(default=0, sa_type=BigInteger)
+    object_key: str | None = None
+    zip_bytes: int = Field(default=0, sa_type=BigInteger)
+    items_total: int = 0
+    items_missing: int = 0
+    bytes_total: int = Field(default=0, sa_type=BigInteger)
+    bytes_done: int = Field(default=0, sa_type=BigInteger)
+    error_code: str | None = None
+    created_at: dt.datetime = Field(default_factory=now)
+    changed_at: dt.datetime = Field(default_factory=now)
+    expires_at: dt.datetime | None = None

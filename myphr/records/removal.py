@@ -13,8 +13,8 @@ from myphr.audit import trail
 from myphr.audit.trail import Actor
 from myphr.database import Database, now
 from myphr.errors import NotFound
-from myphr.records import duplicates, readings
-from myphr.records.models import ArchiveTask, Item, RecordIndex, Study, Upload
+from myphr.records import duplicates, exports, readings
+from myphr.records.models import ArchiveTask, Export, Item, RecordIndex, Study, Upload
 from myphr.records.store import ObjectStore
 
 _CLOCKS = dt.timedelta(minutes=1)  # by which the clocks of two computers may differ
@@ -72,6 +72,7 @@ def erase_removed(
         last[item.account_id] = max(item.deleted_at, last.get(item.account_id, item.deleted_at))
     for owner_id, deleted_at in last.items():
         _forget_index(database, store, owner_id, deleted_at)
+        exports.remove_all(database, store, owner_id, trail.SYSTEM)
     for item in items:
         store.delete(item.object_key)
         with database.write() as db:
@@ -108,11 +109,12 @@ def sweep_orphans(database: Database, store: ObjectStore, older_than_seconds: fl
         known = set(db.exec(select(Item.object_key).where(Item.sealed_dek != b"")))
         known.update(db.exec(select(RecordIndex.object_key)))
         coming = set(db.exec(select(Upload.id).where(col(Upload.state).in_(("receiving", "writing", "finishing")))))
+        kept = set(db.exec(select(Export.id).where(col(Export.state).in_(exports.LIVE))))
     for stored in store.listing():
         if (
             stored.age_seconds >= older_than_seconds
             and stored.key not in known
-            and stored.key.split(".")[0] not in coming
+            and stored.key.split(".")[0] not in coming | kept
         ):
             with database.read() as db:  # filed since the list was made?
                 if db.exec(select(Item.id).where(Item.object_key == stored.key)).first() is not None:

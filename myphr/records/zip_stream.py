@@ -11,13 +11,21 @@ import datetime as dt
 import io
 import zipfile
 from collections.abc import Callable, Generator, Iterable, Sequence
-
-from myphr.records.opening import OpenItem
+from typing import Protocol
 
 BLOCK_BYTES = 1024 * 1024
 # Below both, no field of a zip needs more than 32 (16) bits, whatever the names.
 PLAIN_ZIP_BYTES_MAX = 2_000_000_000
 PLAIN_ZIP_FILES_MAX = 65_000
+
+
+class Content(Protocol):
+    """An open item, or bytes of our own that read like one."""
+
+    plain_bytes: int
+
+    def read_at(self, offset: int, length: int) -> bytes: ...
+    def close(self) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +35,7 @@ class ZipMember:
     path: str
     plain_bytes: int
     changed_at: dt.datetime
-    open: Callable[[], OpenItem]
+    open: Callable[[], Content]
 
 
 class _Outgoing(io.RawIOBase):
@@ -50,8 +58,9 @@ class _Outgoing(io.RawIOBase):
         return b"".join(pieces)
 
 
-def stream(members: Iterable[ZipMember]) -> Generator[bytes, None, None]:
-    """The zip, piece by piece. Closing the iterator closes the file that is open; no more is read then.
+def stream(members: Iterable[ZipMember], comment: bytes = b"") -> Generator[bytes, None, None]:
+    """The zip, piece by piece, with `comment` at its end. Closing the iterator closes the file that is open; no more
+    is read then.
 
     Raises NotFound or ContainerError in the middle if a file cannot be opened: the zip then lacks its end, and no
     program takes it for a whole one."""
@@ -62,6 +71,7 @@ def stream(members: Iterable[ZipMember]) -> Generator[bytes, None, None]:
             for offset in range(0, opened.plain_bytes, BLOCK_BYTES):
                 entry.write(opened.read_at(offset, BLOCK_BYTES))
                 yield out.taken()
+    archive.comment = comment
     archive.close()
     yield out.taken()
 

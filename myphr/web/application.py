@@ -54,6 +54,7 @@ def create_app(portal: Portal) -> Flask:
         dicom_web,
         drop_offs,
         entrance,
+        everything,
         find,
         handing_over,
         help_pages,
@@ -80,6 +81,7 @@ def create_app(portal: Portal) -> Flask:
         help_pages, operator, uploads, dicom_web, handing_over,
     ):  # fmt: skip
         app.register_blueprint(module.blueprint)
+    app.register_blueprint(everything.blueprint)
     app.register_blueprint(handing_over.uploads_blueprint)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # its access lines would carry upload tokens
     return app

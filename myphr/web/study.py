@@ -22,7 +22,7 @@ from myphr.errors import (
 )
 from myphr.machines import vm_sessions
 from myphr.machines.models import VmSession
-from myphr.records import duplicates, manifest, zip_stream
+from myphr.records import duplicates, exports, manifest, zip_stream
 from myphr.records import items as records
 from myphr.records import labels as record_labels
 from myphr.records.items import ItemView, StudyPage
@@ -228,6 +228,7 @@ def _delete(what: str, remove: Callable[..., object], id_: str, **context: Any) 
         return render_page("record/delete.html", what=f"this {what}", **context)
     account_id = this_login().account.id
     remove(portal().database, account_id, id_, Actor("patient", account_id))
+    exports.remove_all(portal().database, portal().store, account_id, Actor("patient", account_id))
     flash(f"The {what} is deleted.")
     return redirect(url_for("record.my_record"), 303)  # type: ignore[return-value]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from flask import Flask
 
-from myphr.records import formats
+from myphr.records import formats, summaries
 from myphr.records.views import ArchiveView
 from myphr.web.zones import local
 
@@ -102,4 +102,5 @@ def init_words(app: Flask) -> None:
         unpacked_words,
     ):  # fmt: skip
         app.jinja_env.filters[function.__name__] = function
+    app.jinja_env.filters["size_words"] = summaries.size_words
     app.jinja_env.filters["plain_time"] = lambda at, style="full": plain_time(local(at), style)

@@ -22,7 +22,7 @@ from myphr.portal import Portal
 from myphr.records import items as records
 from myphr.records import readings
 from myphr.records.items import ItemWriter, file_sealed
-from myphr.records.models import Item, ItemPreview, ItemReading
+from myphr.records.models import Export, Item, ItemPreview, ItemReading
 from myphr.records.reading import FullReading, within_limits
 from myphr.sharing import live
 from tests.cast import SignedIn
@@ -203,3 +203,12 @@ def put_reading(portal: Portal, signed_in: SignedIn, item_id: str, full: FullRea
             sealed_preview=readings.seal_preview(dek, item_id, full.preview) if full.preview else None,
             sealed_narrative=readings.seal_narrative(dek, item_id, full.narrative) if full.narrative else None,
         ))  # fmt: skip
+
+
+def put_export(portal: Portal, account_id: str) -> str:
+    """An export that waits for its worker; its id."""
+    with portal.database.write() as db:
+        export = Export(account_id=account_id, key_for_worker=b"key", sealed_key=b"key")
+        db.add(export)
+        db.flush()
+        return export.id

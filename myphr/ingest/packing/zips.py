@@ -21,6 +21,7 @@ from myphr.ingest.packing import (
     is_leftover,
     too_many,
 )
+from myphr.records import export_contents
 
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2})  # LZMA may ask for 4 GiB
 _END = struct.Struct("<4s4H2IH")  # end of central directory, 4.3.16
@@ -49,9 +50,10 @@ def contents_of(file: io.BufferedIOBase, size: int, limits: Limits) -> Contents:
     _check_overlap(members, size)
     found: list[Member] = []
     left_out: collections.Counter[str] = collections.Counter()
+    is_export = archive.comment == export_contents.COMMENT  # what we wrote about the files is no file of the record
     for member in members:
         path = member.filename.replace("\\", "/")
-        why = _left_out(member, path)
+        why = "" if is_export and not path.startswith(f"{export_contents.FILES}/") else _left_out(member, path)
         if why is None:
             found.append(Member(path, member.file_size, member))
         elif why:

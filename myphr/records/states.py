@@ -1,0 +1,19 @@
+"""Lifecycle of exports. `EXPORT.move` is the only code that changes such a state."""
+
+from myphr.records.models import Export
+from myphr.state_tables import StateTable
+
+EXPORT = StateTable(
+    "export", Export, "waiting",
+    {
+        ("waiting", "begin"): ("open its order, write the first file", "running"),
+        ("running", "begin"): ("the run before was cut off: throw away what it wrote, begin anew", "running"),
+        ("running", "finish"): ("erase the worker's key and the order, start the day it is kept", "ready"),
+        ("waiting", "fail"): ("erase its key, say why", "failed"),
+        ("running", "fail"): ("erase its key, throw away what was written, say why", "failed"),
+        ("waiting", "remove"): ("erase its key and its order", "removed"),
+        ("running", "remove"): ("erase its key; the run stops at its next step", "removed"),
+        ("ready", "remove"): ("erase its key and its file", "removed"),
+        ("ready", "expire"): ("erase its key and its file", "expired"),
+    },
+)  # fmt: skip
