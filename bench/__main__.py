@@ -9,7 +9,8 @@ import platform
 import sys
 import time
 
-ALL = ("start", "screen", "uploads", "files", "pages", "abe", "sharing", "identification", "previews", "suggestions")
+ALL = ("start", "screen", "uploads", "files", "pages", "abe", "sharing", "identification", "previews", "suggestions",
+       "receiving")  # fmt: skip
 
 
 def machine() -> str:

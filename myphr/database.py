@@ -61,6 +61,7 @@ class Database:
         options: dict = on_sqlite if self.is_sqlite else {"pool_size": 20}
         self.engine: Engine = create_engine(url, **options)
         self._write_lock = _FairLock() if self.is_sqlite else None
+        self._writing = self.engine.execution_options(myphr_write=True) if self.is_sqlite else self.engine
         if self.is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
@@ -70,8 +71,7 @@ class Database:
         if self._write_lock:
             self._write_lock.acquire()
         try:
-            engine = self.engine.execution_options(myphr_write=True) if self.is_sqlite else self.engine
-            with Session(engine, expire_on_commit=False) as db:
+            with Session(self._writing, expire_on_commit=False) as db:
                 yield db
                 db.commit()
         finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from sqlalchemy import event as sqlalchemy_event
-from sqlalchemy import text
+from sqlalchemy import insert, text
 from sqlalchemy.orm import SessionTransaction
 from sqlmodel import Session, col, select
 
@@ -30,6 +30,9 @@ FIRST_PREVIOUS_HASH = "0" * 64
 READ_MAX = 500  # rows read at a time
 RUN_GAP = dt.timedelta(minutes=10)  # a slow line sends a big file in less
 _WAITING = "myphr.audit.waiting"
+_NEWEST = select(AuditEvent.number, AuditEvent.hash).order_by(col(AuditEvent.number).desc()).limit(1)
+_ADD = insert(AuditEvent.__table__)  # type: ignore[attr-defined]
+_COLUMNS = AuditEvent.__table__.columns.keys()  # type: ignore[attr-defined]
 _POSTGRESQL_LOCK = 0x6D79706872_61  # "myphra": one writer of the chain at a time, in all processes
 
 
@@ -91,15 +94,16 @@ def _write_waiting(db: Session) -> None:
     db.flush()  # take all other locks first
     if db.get_bind().dialect.name == "postgresql":
         db.connection().execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _POSTGRESQL_LOCK})
-    head = _head(db)
+    head, rows = _head(db), []
     for at, event, account_id, actor, details in waiting:
         row = AuditEvent(
             number=head.number + 1, at=at, event=event, account_id=account_id, actor_kind=actor.kind,
             actor_id=actor.id, details=details, previous_hash=head.hash, hash="",
         )
         row.hash = row_hash(row)
-        db.add(row)
+        rows.append({name: getattr(row, name) for name in _COLUMNS})
         head = Head(row.number, row.hash)
+    db.connection().execute(_ADD, rows)
 
 
 @sqlalchemy_event.listens_for(Session, "after_soft_rollback")
@@ -108,9 +112,7 @@ def _forget_waiting(db: Session, previous_transaction: SessionTransaction) -> No
 
 
 def _head(db: Session) -> Head:
-    newest = db.exec(
-        select(AuditEvent.number, AuditEvent.hash).order_by(col(AuditEvent.number).desc()).limit(1)
-    ).first()
+    newest = db.connection().execute(_NEWEST).first()
     return Head(*newest) if newest else Head(0, FIRST_PREVIOUS_HASH)
 
 

@@ -14,6 +14,8 @@ import hmac
 import json
 import secrets
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -42,11 +44,13 @@ from myphr.ingest.uploads import FREE_BYTES_MIN, abandon_of
 from myphr.people.accounts import normal_name
 from myphr.people.login_sessions import Login
 from myphr.people.models import Account, StoredKeyRing
-from myphr.records.filing import Filed, check_room, file_sealed
+from myphr.records.filing import Filed, SealedFile, ask_to_read, check_room, file_sealed
 from myphr.records.items import Facts, ItemWriter, RecordParts
 from myphr.state_tables import StateConflict
 
 SOURCE = "drop-off"  # of an item
+ASK_SECONDS = 2.0
+FILED_TOGETHER_MAX = 50  # in one commit: others wait that long for the database
 OPEN_MAX = 20  # drop-offs of one patient at a time
 CLOSED_SHOWN_MAX = 20
 LATELY = dt.timedelta(days=7)
@@ -265,6 +269,12 @@ def count(parts: RecordParts, drop_off_id: str, db: Session, filed: Filed, size:
 
     A file that this drop-off sent before counts once; one that the record had from elsewhere counts, else the sender
     could learn from the count that it was there. Raises DropOffClosed, DropOffFull, RecordFull."""
+    _count(db, drop_off_id, filed, size)
+    check_room(db, parts.settings, filed.item.account_id, 0)
+
+
+def _count(db: Session, drop_off_id: str, filed: Filed, size: int) -> None:
+    """Raises DropOffClosed, DropOffFull."""
     row = db.get(DropOff, drop_off_id, with_for_update=True)
     if row is None or row.state not in LIVE or row.expires_at <= now():
         raise DropOffClosed()
@@ -275,11 +285,11 @@ def count(parts: RecordParts, drop_off_id: str, db: Session, filed: Filed, size:
     if row.bytes_count + size > row.bytes_max:
         raise DropOffFull()
     last = row.files_count + 1 >= row.files_max
+    db.expunge(row)  # `move` would read it again
     DROP_OFF.move(
         db, row, "fill" if last else "take", files_count=row.files_count + 1, bytes_count=row.bytes_count + size,
         last_file_at=now(),
     )  # fmt: skip
-    check_room(db, parts.settings, row.account_id, 0)
     sender = Actor("provider", row.id)
     trail.record(
         db, "drop-off-received", account_id=row.account_id, actor=sender, drop_off=row.id, item=filed.item.id,
@@ -292,11 +302,11 @@ def count(parts: RecordParts, drop_off_id: str, db: Session, filed: Filed, size:
 class Delivery:
     """One file of a provider on its way in. `write`, then `finish`, or `abort`; nothing half-stored stays."""
 
-    def __init__(self, parts: RecordParts, grant: Grant) -> None:
+    def __init__(self, parts: RecordParts, grant: Grant, filing: "FilingTogether | None" = None) -> None:
         """Raises StoreFull."""
         if shutil.disk_usage(parts.store.partial_dir).free < FREE_BYTES_MIN:
             raise StoreFull()
-        self._parts, self._grant = parts, grant
+        self._parts, self._grant, self._filing = parts, grant, filing or FilingTogether(parts)
         self._object_bytes_max = parts.settings.drop_off_object_bytes_max
         self._writer = ItemWriter(
             parts, grant.account_id, owner_public_key=grant.owner_public_key, source=SOURCE,
@@ -320,19 +330,119 @@ class Delivery:
         try:
             if check is not None:
                 check(sealed.facts)
-            sealed = dataclasses.replace(sealed, name=name_of(sealed.facts))
-            [filed] = file_sealed(
-                self._parts, [sealed], owner_public_key=self._grant.owner_public_key,
-                also=lambda db, filed: count(self._parts, self._grant.drop_off_id, db, filed[0], sealed.plain_bytes),
-            )  # fmt: skip
+            return self._filing.file(self._grant, dataclasses.replace(sealed, name=name_of(sealed.facts)))
         except PortalError:  # raised by us, before the commit
             self._parts.store.delete(sealed.object_key)
             raise
-        return filed
 
     def abort(self) -> None:
         """Leaves nothing behind. Harmless after finish."""
         self._writer.abort()
+
+
+class _Waiting:
+    """One sealed file that waits to be filed. `outcome` stands once `turn` is set, unless it is `to_lead`."""
+
+    def __init__(self, grant: Grant, sealed: SealedFile) -> None:
+        self.grant, self.sealed = grant, sealed
+        self.turn = threading.Event()
+        self.to_lead = False
+        self.outcome: Filed | BaseException | None = None
+
+
+class FilingTogether:
+    """Files what several threads of this process have ready in one commit: a sync of the database costs the same for
+    one file as for ten. Who comes while nobody files leads: takes all that wait for one record, files them, and hands
+    on to the next. Nobody waits for company, and nobody's `file` returns before the commit that holds its file."""
+
+    def __init__(self, parts: RecordParts) -> None:
+        self._parts = parts
+        self._guard = threading.Lock()
+        self._waiting: list[_Waiting] = []
+        self._led = False
+        self._asked_at: dict[str, float] = {}  # when the worker was last asked to read, by account
+        self._unread: set[str] = set()
+
+    def file(self, grant: Grant, sealed: SealedFile) -> Filed:
+        """Raises as `Delivery.finish`."""
+        mine = _Waiting(grant, sealed)
+        with self._guard:
+            self._waiting.append(mine)
+            leads, self._led = not self._led, True
+        if not leads:
+            mine.turn.wait()
+        if leads or mine.to_lead:
+            self._lead(mine)
+        if isinstance(mine.outcome, BaseException):
+            raise mine.outcome
+        assert mine.outcome is not None
+        return mine.outcome
+
+    def ask_to_read(self, account_id: str, *, at_once: bool = True) -> None:
+        """Has the worker read what was filed and it was not asked to yet. A job an image would cost more than filing
+        it, so while images come it is asked now and then; the sender's end is the time to ask for the rest."""
+        moment = time.monotonic()
+        with self._guard:
+            recent = moment - self._asked_at.get(account_id, -ASK_SECONDS) < ASK_SECONDS
+            if account_id not in self._unread or (recent and not at_once):
+                return
+            self._unread.discard(account_id)
+            self._asked_at = {one: at for one, at in self._asked_at.items() if moment - at < ASK_SECONDS}
+            self._asked_at[account_id] = moment
+        ask_to_read(self._parts, account_id)
+
+    def _lead(self, mine: _Waiting) -> None:
+        with self._guard:
+            group = [one for one in self._waiting if one.grant.account_id == mine.grant.account_id]
+            group = group[:FILED_TOGETHER_MAX] if mine in group[:FILED_TOGETHER_MAX] else [mine]
+            self._waiting = [one for one in self._waiting if one not in group]
+        try:
+            self._file_group(group)
+        finally:
+            with self._guard:
+                following = self._waiting[0] if self._waiting else None
+                self._led = following is not None
+            for one in group:
+                if one.outcome is None:
+                    one.outcome = RuntimeError("not filed")
+                if one is not mine:
+                    one.turn.set()
+            if following is not None:
+                following.to_lead = True
+                following.turn.set()
+
+    def _file_group(self, group: list[_Waiting]) -> None:
+        try:
+            filed = self._file(group)
+        except PortalError as error:  # of one of them: whose it is shows when each is filed alone
+            if len(group) == 1:
+                group[0].outcome = error
+                return
+            for one in group:
+                self._file_group([one])
+        except Exception as error:  # the database is away, say: of all of them
+            for one in group:
+                one.outcome = error
+        else:
+            for one, outcome in zip(group, filed, strict=True):
+                one.outcome = outcome
+
+    def _file(self, group: list[_Waiting]) -> list[Filed]:
+        def count_all(db: Session, filed: list[Filed]) -> None:
+            for one, result in zip(group, filed, strict=True):
+                _count(db, one.grant.drop_off_id, result, one.sealed.plain_bytes)
+            check_room(db, self._parts.settings, group[0].grant.account_id, 0)
+
+        grant = group[0].grant
+        filed = file_sealed(
+            self._parts, [one.sealed for one in group], owner_public_key=grant.owner_public_key, also=count_all,
+            read_soon=False,
+        )  # fmt: skip
+        if any(one.sealed.facts.readable for one in group):
+            with self._guard:
+                self._unread.add(grant.account_id)
+            self.ask_to_read(grant.account_id, at_once=False)
+        return filed
 
 
 def name_of(facts: Facts) -> str:

@@ -1,202 +1,241 @@
-"""One association: pynetdicom's, with four of its parts replaced.
+"""One association as acceptor: a socket, one thread, and the bounds of both.
 
-- The socket refuses a PDU longer than a real one before memory is asked for it (pynetdicom would collect 4 GiB of an
-  A-ASSOCIATE-RQ from a stranger), and a peer that dribbles.
-- The ACSE asks the drop-off whose AE title is called.
-- The DIMSE provider hands each fragment of a C-STORE on to be sealed, and takes no other message with a data set.
-- The thread sees to it that nothing half-received outlives it.
-Called by `server`. Knows no settings but those it is handed.
+- A PDU longer than a real one is refused before memory is asked for it; a peer that dribbles is cut off.
+- The drop-off whose AE title is called is asked at the door.
+- Each fragment of a C-STORE is handed on to be sealed while it comes; no other message with a data set is taken.
+- Whatever ends it, nothing half-received outlives it.
+One after the other: what a sender sends ahead waits in its own kernel, not in our memory. Called by `server`.
 """
 
 import logging
+import socket
 import ssl
+import struct
 import time
-from typing import Any, cast
 
-from pynetdicom import evt
-from pynetdicom.acse import ACSE
-from pynetdicom.ae import ApplicationEntity
-from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
-from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA
-from pynetdicom.transport import AssociationSocket
-
-from myphr.errors import DropOffClosed, DropOffFull, NotDicom
+from myphr.errors import DropOffClosed, DropOffFull
 from myphr.ingest import drop_offs
-from myphr.ingest.drop_offs import Delivery, Grant
+from myphr.ingest.drop_offs import Delivery, FilingTogether, Grant
 from myphr.ingest.stow import Names
 from myphr.portal import Portal
+from myphr.receiver import upper_layer
 from myphr.receiver.incoming import Aborted, Incoming
-from myphr.receiver.part10 import head_of_file
+from myphr.receiver.part10 import IMPLEMENTATION_NAME, IMPLEMENTATION_UID, head_of_file
+from myphr.receiver.upper_layer import Command, Malformed
 
 log = logging.getLogger(__name__)
 
 PDU_BYTES_MAX = 1024**2  # we announce 128 KiB; an association request of a big archive has some 20 KiB
+ANNOUNCED_PDU_BYTES = 128 * 1024
 COMMAND_BYTES_MAX = 64 * 1024
-WAITING_OBJECTS_MAX = 1  # a sender waits for each answer (PS3.7, D.3.3.3: no asynchronous operations were agreed)
 LOGIN_SECONDS_MAX = 10.0  # until the drop-off is known: TLS, and the association request
 PDU_SECONDS_MAX = 60.0
-# (result, source, reason): PS3.8 table 9-21
-CALLED_AE_TITLE_NOT_RECOGNISED = (1, 1, 7)
-LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
-TEMPORARY_CONGESTION = (2, 3, 1)
+IDLE_SECONDS_MAX = 120.0
+GOODBYE_SECONDS_MAX = 2.0  # for the other side to read our last words
+GRANT_SECONDS_MAX = 1.0  # how long a look at the drop-off holds; the commit looks again in any case
+_LINE_BYTES = 2 * ANNOUNCED_PDU_BYTES
 
 
-class GuardedSocket(AssociationSocket):
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Raises OSError for a PDU that nobody sends, and for a peer that takes too long over one."""
-        if nr_bytes > PDU_BYTES_MAX:
-            raise OSError("the announced PDU passes the limit")
-        sock = self.socket
-        assert sock is not None
-        known = self.assoc.is_established
-        deadline = time.monotonic() + (PDU_SECONDS_MAX if known else LOGIN_SECONDS_MAX)
-        buffer = bytearray(nr_bytes)
-        view, got = memoryview(buffer), 0
-        while got < nr_bytes:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise OSError("the peer takes too long")
-            sock.settimeout(left)
-            received = sock.recv_into(view[got:])
-            if not received:
-                break
-            got += received
-        view.release()
-        del buffer[got:]
-        return buffer
+class Line:
+    """The bytes of one socket, PDU by PDU, out of one buffer."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._buffer = memoryview(bytearray(_LINE_BYTES))
+        self._at = self._end = 0
+
+    def read_pdu(self, wait_seconds: float, pdu_seconds: float) -> tuple[int, memoryview]:
+        """Type and body of the next PDU; the body stands until the next call. Raises EOFError when there is none,
+        OSError for a peer that takes too long and for a PDU that nobody sends."""
+        deadline = time.monotonic() + wait_seconds
+        if self._at == self._end:
+            self._at = self._end = 0
+            self._receive(deadline)
+        deadline = min(deadline, time.monotonic() + pdu_seconds)
+        self._need(upper_layer.HEADER_BYTES, deadline)
+        kind, _, size = struct.unpack_from(">BBI", self._buffer, self._at)
+        if size > PDU_BYTES_MAX:
+            raise OSError("the announced PDU passes the limit")  # nothing to say to such a peer
+        self._at += upper_layer.HEADER_BYTES
+        self._need(size, deadline)
+        body = self._buffer[self._at : self._at + size]
+        self._at += size
+        return kind, body
+
+    def _need(self, size: int, deadline: float) -> None:
+        if self._at + size > len(self._buffer):
+            held = self._buffer[self._at : self._end]
+            larger = memoryview(bytearray(size)) if size > len(self._buffer) else self._buffer
+            larger[: len(held)] = bytes(held)
+            self._buffer, self._at, self._end = larger, 0, len(held)
+        while self._end - self._at < size:
+            self._receive(deadline)
+
+    def _receive(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the peer takes too long")
+        self.socket.settimeout(left)
+        got = self.socket.recv_into(self._buffer[self._end :])
+        if not got:
+            raise EOFError
+        self._end += got
+
+    def send(self, data: bytes) -> None:
+        """Raises OSError, also for a peer that does not read."""
+        self.socket.settimeout(PDU_SECONDS_MAX)
+        self.socket.sendall(data)
 
 
-class DropOffAcse(ACSE):
-    """Lets in who calls the AE title of a drop-off that takes files now."""
+class Association:
+    """`run` returns when it is over; `stop`, from another thread, ends it soon."""
 
-    def _negotiate_as_acceptor(self) -> None:
-        assoc = cast(DropOffAssociation, self.assoc)
-        request = cast(A_ASSOCIATE, self.requestor.primitive)
+    def __init__(self, parts: Portal, sock: socket.socket, filing: FilingTogether) -> None:
+        self._parts, self._filing = parts, filing
+        self._socket = sock
+        self._line = Line(sock)
+        self._grant: Grant | None = None
+        self._asked_at = 0.0
+        self._agreed: dict[int, str] = {}
+        self._command = b""
+        self._under_way: tuple[int, Command, Incoming] | None = None  # a C-STORE whose data set is coming
+
+    def run(self) -> None:
+        """Never raises."""
         try:
-            assoc.grant = drop_offs.by_ae_title(assoc.parts, (request.called_ae_title or "").strip())
+            self._shake_hands()
+            if self._open():
+                while self._take_pdu():
+                    pass
+        except EOFError:
+            pass
+        except OSError as error:  # also what TLS refuses
+            log.info("a connection ended: %s", getattr(error, "reason", None) or type(error).__name__)
+        except (Aborted, Malformed) as error:
+            log.warning("an association was aborted: %s", error)
+            self._part(upper_layer.abort())
+        except Exception as error:  # the class only: a message may quote what was sent
+            log.warning("an association was aborted: %s", type(error).__name__)
+            self._part(upper_layer.abort())
+        finally:
+            if self._under_way is not None:
+                self._under_way[2].close()
+            self._socket.close()
+            if self._grant is not None:
+                self._filing.ask_to_read(self._grant.account_id)
+
+    def stop(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended by itself
+
+    def _shake_hands(self) -> None:
+        """TLS in this association's own thread: a peer that says nothing keeps nobody else waiting."""
+        if isinstance(self._socket, ssl.SSLSocket):
+            self._socket.settimeout(LOGIN_SECONDS_MAX)
+            self._socket.do_handshake()
+
+    def _open(self) -> bool:
+        """Whether the association stands. Lets in who calls the AE title of a drop-off that takes files now."""
+        kind, body = self._line.read_pdu(LOGIN_SECONDS_MAX, LOGIN_SECONDS_MAX)
+        if kind != upper_layer.ASSOCIATE_RQ:
+            raise Malformed("no association request")
+        request = upper_layer.request_of(bytes(body))
+        try:
+            self._grant = drop_offs.by_ae_title(self._parts, request.called)
         except DropOffClosed:
-            self._reject(CALLED_AE_TITLE_NOT_RECOGNISED)
+            refusal = upper_layer.CALLED_AE_TITLE_NOT_RECOGNISED
         except DropOffFull:
-            self._reject(LOCAL_LIMIT_EXCEEDED)
+            refusal = upper_layer.LOCAL_LIMIT_EXCEEDED
         except Exception as error:  # the database is away: the sender may come again
             log.error("no association: %s", type(error).__name__)
-            self._reject(TEMPORARY_CONGESTION)
+            refusal = upper_layer.TEMPORARY_CONGESTION
         else:
-            super()._negotiate_as_acceptor()
+            self._asked_at = time.monotonic()
+            self._agreed = upper_layer.agreed(request)
+            self._line.send(
+                upper_layer.acceptance(request, ANNOUNCED_PDU_BYTES, IMPLEMENTATION_UID, IMPLEMENTATION_NAME)
+            )
+            return True
+        self._part(upper_layer.rejection(refusal))
+        return False
 
-    def _reject(self, answer: tuple[int, int, int]) -> None:
-        self.requestor.ae_title = cast(A_ASSOCIATE, self.requestor.primitive).calling_ae_title
-        self.send_reject(*answer)
-        evt.trigger(self.assoc, evt.EVT_REJECTED, {})
-        self.assoc.kill()
+    def _take_pdu(self) -> bool:
+        """Whether more may come."""
+        kind, body = self._line.read_pdu(IDLE_SECONDS_MAX, PDU_SECONDS_MAX)
+        if kind == upper_layer.DATA:
+            for context, is_command, is_last, fragment in upper_layer.values_of(body):
+                if is_command:
+                    self._take_command(context, fragment, is_last)
+                else:
+                    self._take_data(context, fragment, is_last)
+            return True
+        if kind == upper_layer.RELEASE_RQ:
+            self._part(upper_layer.release_answer())
+            return False
+        if kind == upper_layer.ABORT:
+            return False
+        raise Malformed("a PDU that has no place here")
 
-
-class SealingDimse(DIMSEServiceProvider):
-    """Hands the data set of a C-STORE on while it comes, and holds every other message to its limits."""
-
-    _command_bytes = 0
-    _incoming: Incoming | None = None
-    _closed = False
-
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        """Whatever goes wrong in here ends the association: an exception would end pynetdicom's thread instead, and
-        leave the peer waiting."""
-        try:
-            self._receive(primitive)
-        except Exception as error:  # the class only: a message may quote what was sent
-            log.warning("an association was aborted: %s", error if type(error) is Aborted else type(error).__name__)
-            self.drop()
-            self.dul.event_queue.put("Evt19")  # "invalid PDU": A-ABORT by the provider, PS3.8 9.2.3
-
-    def _receive(self, primitive: P_DATA) -> None:
-        """Raises Aborted."""
-        for context_id, value in primitive.presentation_data_value_list:
-            is_command = value[0] & 1
-            if is_command:
-                self._command_bytes += len(value)
-                if self._command_bytes > COMMAND_BYTES_MAX or self._incoming is not None:
-                    raise Aborted("a command passes its limit")
-            elif self._incoming is None:
-                raise Aborted("a data set that belongs to no C-STORE")
-            one = P_DATA()
-            one.presentation_data_value_list = [[context_id, value]]  # type: ignore[list-item]  # it wants lists
-            super().receive_primitive(one)
-            if self.message is None:  # it was the last fragment of its message
-                self._command_bytes, self._incoming = 0, None
-                if self.msg_queue.qsize() > WAITING_OBJECTS_MAX:
-                    raise Aborted("a sender that does not wait")
-            elif is_command and isinstance(self.message, C_STORE_RQ):
-                self._begin(self.message, context_id)
-
-    def drop(self) -> None:
-        """Nothing of an object that has not ended stays, nor of one that waits."""
-        self._closed = True
-        incoming = self._incoming
-        if incoming is not None:
-            incoming.close()
-        for _, message in list(self.msg_queue.queue):
-            if isinstance(waiting := getattr(message, "DataSet", None), Incoming):
-                waiting.close()
-
-    def _begin(self, message: DIMSEMessage, context_id: int) -> None:
-        assoc = cast(DropOffAssociation, self.assoc)
-        context = assoc._accepted_cx.get(context_id)
-        if context is None or self._closed:
+    def _take_command(self, context: int, fragment: memoryview, is_last: bool) -> None:
+        if self._under_way is not None or len(self._command) + len(fragment) > COMMAND_BYTES_MAX:
+            raise Aborted("a command passes its limit")
+        self._command += fragment
+        if not is_last:
+            return
+        command, self._command = upper_layer.command_of(self._command), b""
+        if context not in self._agreed:
             raise Aborted("a context that was not agreed")
-        command = message.command_set
-        names = Names(str(command.get("AffectedSOPClassUID", "")), str(command.get("AffectedSOPInstanceUID", "")))
-        syntax = str(context.transfer_syntax[0])
+        if command.field == upper_layer.C_ECHO_RQ and not command.has_data_set:
+            self._line.send(upper_layer.answer_to(context, command, 0))
+        elif command.field == upper_layer.C_STORE_RQ and command.has_data_set:
+            self._under_way = context, command, self._incoming(command, self._agreed[context])
+        else:
+            raise Aborted("a message that is not for us")
+
+    def _take_data(self, context: int, fragment: memoryview, is_last: bool) -> None:
+        if self._under_way is None or context != self._under_way[0]:
+            raise Aborted("a data set that belongs to no C-STORE")
+        incoming = self._under_way[2]
+        incoming.write(fragment)
+        if is_last:
+            _, command, _ = self._under_way
+            status = incoming.finish()
+            self._under_way = None
+            self._line.send(upper_layer.answer_to(context, command, status))
+
+    def _incoming(self, command: Command, syntax: str) -> Incoming:
+        names = Names(command.sop_class.decode("ascii", "replace"), command.sop_instance.decode("ascii", "replace"))
 
         def begin() -> Delivery:
             head = head_of_file(names.sop_class, names.instance, syntax)
-            delivery = Delivery(assoc.parts, drop_offs.still(assoc.parts, assoc.the_grant))
+            delivery = Delivery(self._parts, self._grant_now(), self._filing)
             delivery.write(head)
             return delivery
 
-        self._incoming = Incoming(begin, names, assoc.parts.settings.drop_off_object_bytes_max)
-        message.data_set = self._incoming
-        if self._closed:  # the association ended meanwhile
-            self._incoming.close()
+        return Incoming(begin, names, self._parts.settings.drop_off_object_bytes_max)
 
+    def _grant_now(self) -> Grant:
+        """Raises as `drop_offs.by_token`."""
+        assert self._grant is not None
+        if time.monotonic() - self._asked_at > GRANT_SECONDS_MAX:
+            self._grant = drop_offs.still(self._parts, self._grant)
+            self._asked_at = time.monotonic()
+        return self._grant
 
-class DropOffAssociation(Association):
-    """An association as acceptor, with our parts in it."""
-
-    def __init__(self, ae: ApplicationEntity, parts: Portal, on_end: Any) -> None:
-        super().__init__(ae, "acceptor")
-        self.parts = parts
-        self.grant: Grant | None = None
-        self._on_end = on_end
-        self.acse = DropOffAcse(self)
-        self.dimse: SealingDimse = SealingDimse(self)
-
-    @property
-    def the_grant(self) -> Grant:
-        if self.grant is None:
-            raise NotDicom("no drop-off")
-        return self.grant
-
-    def run_reactor(self) -> None:
+    def _part(self, last_words: bytes) -> None:
+        """Send, and give the other side the time to read it: closing at once would take it back (TCP's reset)."""
+        deadline = time.monotonic() + GOODBYE_SECONDS_MAX
         try:
-            if self._shake_hands():
-                super().run_reactor()
-        finally:
-            self.dimse.drop()
-            if self.dul.is_alive():
-                self.dul.kill_dul()
-            self._on_end(self)
-
-    def _shake_hands(self) -> bool:
-        """TLS in this association's own thread: a peer that says nothing keeps nobody else waiting."""
-        wrapped = cast(AssociationSocket, self.dul.socket)
-        if isinstance(wrapped.socket, ssl.SSLSocket):
-            try:
-                wrapped.socket.settimeout(LOGIN_SECONDS_MAX)
-                wrapped.socket.do_handshake()
-            except OSError as error:
-                log.info("no TLS with a peer: %s", getattr(error, "reason", None) or type(error).__name__)
-                wrapped.close()
-                return False
-        return True
+            self._socket.settimeout(GOODBYE_SECONDS_MAX)
+            self._socket.sendall(last_words)
+            if not isinstance(self._socket, ssl.SSLSocket):
+                self._socket.shutdown(socket.SHUT_WR)
+            rest = bytearray(ANNOUNCED_PDU_BYTES)
+            while (left := deadline - time.monotonic()) > 0:
+                self._socket.settimeout(left)
+                if not self._socket.recv_into(rest):
+                    break
+        except OSError:
+            pass  # the other side has gone already

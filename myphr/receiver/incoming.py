@@ -4,11 +4,8 @@ What goes wrong is kept until the object has ended, since only then can an answe
 limit is not waited for. Called by `association`.
 """
 
-import io
 import logging
-import threading
 from collections.abc import Callable
-from typing import Any
 
 from myphr.errors import DropOffFull, OtherStudy, PortalError, UploadTooLarge
 from myphr.ingest.drop_offs import Delivery
@@ -25,44 +22,39 @@ class Aborted(Exception):
     """The association must end now."""
 
 
-class Incoming(io.BytesIO):
-    """Takes the place of the memory in which pynetdicom collects a data set; holds nothing itself."""
+class Incoming:
+    """The data set of one C-STORE. `write`, then `finish`; or `close`."""
 
     def __init__(self, begin: Callable[[], Delivery], names: Names, bytes_max: int) -> None:
         """`begin` may refuse, and is asked at once."""
-        super().__init__()
         self._names = names
         self._bytes_left = bytes_max
         self._delivery: Delivery | None = None
         self._error: PortalError | None = None
-        self._guard = threading.Lock()  # fragments come in one thread, the end is answered in another
-        self._closed = False
         try:
             self._delivery = begin()
         except PortalError as error:
             self._error = error
 
-    def write(self, data: Any) -> int:
+    def write(self, data: memoryview) -> None:
         """Raises Aborted for an object without end."""
-        with self._guard:
-            self._bytes_left -= len(data)
-            if self._bytes_left < 0 or self._closed:
-                raise Aborted("an object passes its limit")
-            if self._delivery is not None:
-                try:
-                    self._delivery.write(data)
-                except (UploadTooLarge, DropOffFull):
-                    self._let_go()
-                    raise Aborted("an object passes its limit") from None
-                except PortalError as error:
-                    self._error = error
-                    self._let_go()
-        return len(data)
+        self._bytes_left -= len(data)
+        if self._bytes_left < 0:
+            raise Aborted("an object passes its limit")
+        if self._delivery is None:
+            return
+        try:
+            self._delivery.write(data)
+        except (UploadTooLarge, DropOffFull):
+            self.close()
+            raise Aborted("an object passes its limit") from None
+        except PortalError as error:
+            self._error = error
+            self.close()
 
     def finish(self) -> int:
         """The status to answer; success only once the item is durable. Never raises."""
-        with self._guard:
-            delivery, self._delivery, self._closed = self._delivery, None, True
+        delivery, self._delivery = self._delivery, None
         if delivery is None:
             return _status_of(self._error)
         try:
@@ -78,12 +70,6 @@ class Incoming(io.BytesIO):
 
     def close(self) -> None:
         """Nothing of it stays, unless it is stored already."""
-        with self._guard:
-            self._closed = True
-            self._let_go()
-        super().close()
-
-    def _let_go(self) -> None:
         delivery, self._delivery = self._delivery, None
         if delivery is not None:
             delivery.abort()

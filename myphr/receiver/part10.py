@@ -4,12 +4,8 @@ Nothing of the sender and nothing of the moment stands in it: the same image sen
 found to be there already.
 """
 
-import io
 import re
-
-from pydicom.dataset import FileMetaDataset
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID
+import struct
 
 from myphr.errors import NotDicom
 
@@ -23,13 +19,16 @@ def head_of_file(sop_class: str, instance: str, transfer_syntax: str) -> bytes:
     """Preamble, "DICM" and group 2. Raises NotDicom for a UID that is none."""
     if not all(_UID.fullmatch(uid) for uid in (sop_class, instance, transfer_syntax)):
         raise NotDicom()
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\0\1"
-    meta.MediaStorageSOPClassUID = UID(sop_class)
-    meta.MediaStorageSOPInstanceUID = UID(instance)
-    meta.TransferSyntaxUID = UID(transfer_syntax)
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
-    meta.ImplementationVersionName = IMPLEMENTATION_NAME
-    out = io.BytesIO()
-    write_file_meta_info(out, meta)  # type: ignore[arg-type]
-    return bytes(128) + b"DICM" + out.getvalue()
+    meta = (
+        struct.pack("<HH2sHI", 2, 1, b"OB", 0, 2) + b"\0\1"
+        + _text(0x0002, b"UI", sop_class) + _text(0x0003, b"UI", instance) + _text(0x0010, b"UI", transfer_syntax)
+        + _text(0x0012, b"UI", IMPLEMENTATION_UID) + _text(0x0013, b"SH", IMPLEMENTATION_NAME)
+    )  # fmt: skip
+    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(meta)) + meta
+
+
+def _text(element: int, vr: bytes, text: str) -> bytes:
+    value = text.encode()
+    if len(value) & 1:
+        value += b"\0" if vr == b"UI" else b" "
+    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value

@@ -4,6 +4,7 @@ Called by `__main__`; the supervisor starts it when MYPHR_RECEIVER_BIND names an
 """
 
 import collections
+import contextlib
 import ipaddress
 import logging
 import resource
@@ -11,111 +12,90 @@ import signal
 import socket
 import ssl
 import threading
-from copy import deepcopy
-from typing import Any, cast
-
-from pynetdicom import AE, _config, build_context, evt
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
-from pynetdicom.transport import AddressInformation, AssociationServer, RequestHandler
+import time
 
 from myphr.errors import ConfigurationError
+from myphr.ingest.drop_offs import FilingTogether
 from myphr.portal import Portal
-from myphr.receiver.association import LOGIN_SECONDS_MAX, DropOffAssociation, GuardedSocket
-from myphr.receiver.incoming import PROCESSING_FAILURE, Incoming
-from myphr.receiver.part10 import IMPLEMENTATION_NAME, IMPLEMENTATION_UID
+from myphr.receiver.association import Association
 from myphr.settings import Settings, load
 
 log = logging.getLogger(__name__)
 
-ANNOUNCED_PDU_BYTES = 128 * 1024
-IDLE_SECONDS_MAX = 120.0
-THREAD_STACK_BYTES = 1024**2  # two threads an association; the default of 8 MiB would count against the memory limit
-OWN_AE_TITLE = "MYPHR"  # in logs and nowhere else: peers call the AE title of a drop-off
+WAITING_CONNECTIONS_MAX = 64
+THREAD_STACK_BYTES = 1024**2  # a thread an association; the default of 8 MiB would count against the memory limit
+STOP_SECONDS_MAX = 8.0  # for what is being filed at the moment; the supervisor waits longer
 
 
-class Server(AssociationServer):
+class Server:
     """Listens, and lets so many peers connect: in all, and from one address."""
-
-    request_queue_size = 64
 
     def __init__(self, parts: Portal, address: tuple[str, int], tls: ssl.SSLContext | None) -> None:
         settings = parts.settings
-        self.parts = parts
+        self._parts, self._tls = parts, tls
+        self._filing = FilingTogether(parts)
         self._guard = threading.Lock()
-        self._peers: dict[DropOffAssociation, str] = {}
+        self._peers: dict[Association, tuple[str, threading.Thread]] = {}
         self._most, self._most_of_one = settings.receiver_associations_max, settings.receiver_associations_per_address
-        ae = AE(OWN_AE_TITLE)
-        ae.maximum_associations = 2 * self._most  # ours counts connections, and earlier
-        ae.maximum_pdu_size = ANNOUNCED_PDU_BYTES
-        ae.acse_timeout = LOGIN_SECONDS_MAX
-        ae.network_timeout = ae.dimse_timeout = IDLE_SECONDS_MAX
-        ae.implementation_class_uid = IMPLEMENTATION_UID
-        ae.implementation_version_name = IMPLEMENTATION_NAME
-        super().__init__(
-            ae, address, OWN_AE_TITLE, [build_context(Verification)], tls,
-            evt_handlers=[(evt.EVT_C_STORE, _store)], request_handler=Handler,
-        )  # fmt: skip
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._listening = socket.create_server(address, family=family, backlog=WAITING_CONNECTIONS_MAX)
+        self._stopped = False
 
-    def get_request(self) -> tuple[socket.socket, Any]:
-        assert self.socket is not None
-        connection, address = self.socket.accept()
-        connection.settimeout(LOGIN_SECONDS_MAX)
+    def serve_forever(self) -> None:
+        while not self._stopped:
+            try:
+                connection, address = self._listening.accept()
+            except OSError as error:
+                if not self._stopped:
+                    log.error("a connection could not be taken: %s", type(error).__name__)
+                    time.sleep(0.1)  # no descriptor left, say: it comes back
+                continue
+            try:
+                self._take(connection, address[0])
+            except Exception as error:  # one peer must not end the server
+                log.error("a connection could not be taken: %s", type(error).__name__)
+                connection.close()
+
+    def _take(self, connection: socket.socket, address: str) -> None:
+        with self._guard:
+            of_address = collections.Counter(one for one, _ in self._peers.values())[address]
+            if self._stopped or len(self._peers) >= self._most or of_address >= self._most_of_one:
+                connection.close()
+                return
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self.ssl_context:
-            connection = self.ssl_context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        return connection, address
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
+        if self._tls:
+            connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        association = Association(self._parts, connection, self._filing)
+        thread = threading.Thread(target=self._run, args=(association,), daemon=True)
         with self._guard:
-            of_address = collections.Counter(self._peers.values())[client_address[0]]
-            return len(self._peers) < self._most and of_address < self._most_of_one
+            self._peers[association] = address, thread
+        try:
+            thread.start()
+        except RuntimeError:  # no room for one more
+            with self._guard:
+                del self._peers[association]
+            raise
 
-    def came(self, association: DropOffAssociation, address: str) -> None:
-        with self._guard:
-            self._peers[association] = address
-
-    def went(self, association: DropOffAssociation) -> None:
-        with self._guard:
-            self._peers.pop(association, None)
+    def _run(self, association: Association) -> None:
+        try:
+            association.run()
+        finally:
+            with self._guard:
+                self._peers.pop(association, None)
 
     def stop(self) -> None:
         """Let nobody in any more, and nothing half-received stay."""
-        super(AssociationServer, self).shutdown()
-        self.server_close()
+        self._stopped = True
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)  # wakes accept
+        self._listening.close()
         with self._guard:
-            left = list(self._peers)
-        for association in left:
-            association.dimse.drop()
-            association.abort(block=False)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        log.exception("a connection could not be taken")
-
-
-class Handler(RequestHandler):
-    def _create_association(self) -> DropOffAssociation:
-        server = cast(Server, self.server)
-        association = DropOffAssociation(self.ae, server.parts, server.went)
-        association._server = server
-        association.name = f"AcceptorThread-{id(association)}"  # pynetdicom finds its threads by this word
-        association.set_socket(GuardedSocket(association, client_socket=self.request))
-        acceptor = association.acceptor
-        acceptor.maximum_length = self.ae.maximum_pdu_size
-        acceptor.ae_title = server.ae_title
-        acceptor.address_info = self.local
-        acceptor.implementation_class_uid = self.ae.implementation_class_uid
-        acceptor.implementation_version_name = self.ae.implementation_version_name
-        acceptor.supported_contexts = deepcopy(server.contexts)
-        association.requestor.address_info = AddressInformation.from_tuple(self.client_address)
-        handler, arguments = cast(tuple, server.get_handlers(evt.EVT_C_STORE))
-        association.bind(evt.EVT_C_STORE, handler, arguments)
-        server.came(association, self.client_address[0])
-        return association
-
-
-def _store(event: evt.Event) -> int:
-    incoming = getattr(event.request, "DataSet", None)
-    return incoming.finish() if isinstance(incoming, Incoming) else PROCESSING_FAILURE
+            left = list(self._peers.items())
+        for association, _ in left:
+            association.stop()
+        deadline = time.monotonic() + STOP_SECONDS_MAX
+        for _, (_, thread) in left:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
@@ -165,11 +145,8 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT. Raises ConfigurationError."""
     settings = load()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # its lines quote names and UIDs
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # its lines quote names and UIDs
     threading.excepthook = _tell_class
-    _config.LOG_HANDLER_LEVEL = "none"
-    _config.UNRESTRICTED_STORAGE_SERVICE = True  # an unknown kind of image must not cost the others of its study
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     memory = settings.receiver_memory_bytes_max
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import func
+from sqlalchemy import bindparam, func, insert
 from sqlmodel import Session, col, select
 
 from myphr.crypto import container, envelope
@@ -27,7 +27,8 @@ from myphr.records.store import ObjectStore, SealedWriter
 from myphr.settings import Settings
 
 HEAD_BYTES = 256 * 1024  # enough for the headers of any DICOM image seen; a format is told by the first 64 KiB
-BLOCK_BYTES = 16 * container.CHUNK_BYTES
+BLOCK_BYTES = 8 * container.CHUNK_BYTES
+FIRST_BLOCK_BYTES = 2 * container.CHUNK_BYTES
 NAME_CHARACTERS_MAX = 255
 PATH_CHARACTERS_MAX = 1024
 _QUERY_ROWS = 500  # values in one query: SQLite takes a limited number
@@ -89,19 +90,22 @@ def shown_name(text: str, most: int = NAME_CHARACTERS_MAX) -> str:
     return kept if len(kept) <= most else kept[: most - 17] + "…" + kept[-16:]
 
 
+# Made once: building and compiling a statement takes longer than SQLite takes to answer it.
+_HELD_BYTES = select(func.coalesce(func.sum(Item.plain_bytes), 0)).where(
+    Item.account_id == bindparam("account"), Item.sealed_dek != b""
+)
+_COMING_BYTES = select(func.coalesce(func.sum(Upload.total_bytes), 0)).where(
+    Upload.account_id == bindparam("account"), col(Upload.state).in_(("receiving", "writing", "finishing"))
+)
+_ACCOUNT = select(Account.closed_at).where(Account.id == bindparam("account")).with_for_update()
+
+
 def check_room(db: Session, settings: Settings, account_id: str, more_bytes: int) -> None:
     """Raises RecordFull if the record with its unfinished uploads and `more_bytes` passes its limit."""
-    held = db.exec(
-        select(func.coalesce(func.sum(Item.plain_bytes), 0)).where(
-            Item.account_id == account_id, Item.sealed_dek != b""
-        )
-    ).one()
-    coming = db.exec(
-        select(func.coalesce(func.sum(Upload.total_bytes), 0)).where(
-            Upload.account_id == account_id,
-            col(Upload.state).in_(("receiving", "writing", "finishing")),
-        )
-    ).one()
+    db.flush()
+    connection, account = db.connection(), {"account": account_id}
+    held = connection.execute(_HELD_BYTES, account).scalar_one()
+    coming = connection.execute(_COMING_BYTES, account).scalar_one()
     if held + coming + more_bytes > settings.record_bytes_max:
         raise RecordFull()
 
@@ -112,9 +116,11 @@ def file_sealed(
     *,
     owner_public_key: bytes,
     also: Callable[[Session, list[Filed]], None] | None = None,
+    read_soon: bool = True,
 ) -> list[Filed]:
     """Files durable containers into the record in one commit; `also` writes into the same commit (progress, upload
-    state). Byte-identical files of the same owner are reported as duplicates and their containers removed.
+    state). Byte-identical files of the same owner are reported as duplicates and their containers removed. Without
+    `read_soon` the caller says itself, by `ask_to_read`, that there is something to read.
 
     Safe to run again after a crash between the store and here: whoever lost the race for the same item id or the
     same content gets the row that won. Raises NotFound for a closed account."""
@@ -133,7 +139,7 @@ def file_sealed(
     with parts.database.write() as db:
         for account_id in {file.account_id for file in files}:
             # One filing at a time per record: PostgreSQL would otherwise let two identical files or studies in.
-            account = db.exec(select(Account).where(Account.id == account_id).with_for_update()).first()
+            account = db.connection().execute(_ACCOUNT, {"account": account_id}).first()
             if account is None or account.closed_at is not None:
                 raise NotFound("account")
         filed = _file_all(db, ready)
@@ -142,9 +148,15 @@ def file_sealed(
     for file, result in zip(files, filed, strict=True):
         if file.stored and result.item.object_key != file.object_key:
             parts.store.delete(file.object_key)
-    for account_id in {file.account_id for file in files if file.facts.readable}:
-        parts.queue.enqueue(readings.JOB, account_id)  # once a commit: it reads all that waits
+    if read_soon:
+        for account_id in {file.account_id for file in files if file.facts.readable}:
+            ask_to_read(parts, account_id)  # once a commit: it reads all that waits
     return filed
+
+
+def ask_to_read(parts: RecordParts, account_id: str) -> None:
+    """Has the worker read what was filed. Safe to leave out: the sweep asks too."""
+    parts.queue.enqueue(readings.JOB, account_id)
 
 
 def held(parts: RecordParts, files: Sequence[SealedFile]) -> set[str]:
@@ -296,13 +308,20 @@ def _file_all(db: Session, ready: Sequence[_Ready]) -> list[Filed]:
         fresh.append(one)
         filed.append(Filed(item, duplicate=False))
     db.flush()  # rows that others point at come first
-    db.add_all([one.item for one in fresh])
-    db.flush()
-    db.add_all([row for one in fresh if (row := one.reading) is not None])
-    db.add_all([row for one in fresh for row in one.identifiers()])
+    _insert(db, Item, [one.item for one in fresh])
+    _insert(db, ItemReading, [row for one in fresh if (row := one.reading) is not None])
+    _insert(db, ItemIdentifier, [row for one in fresh for row in one.identifiers()])
     duplicates.came_again(db, again)
     db.flush()
     return filed
+
+
+def _insert(db: Session, model: Any, rows: Sequence[Any]) -> None:
+    """Past the object mapper, which takes longer over a row than SQLite."""
+    if rows:
+        names = [column.name for column in model.__table__.columns]
+        values = [{name: getattr(row, name) for name in names} for row in rows]
+        db.connection().execute(insert(model.__table__), values)
 
 
 class ItemWriter:
@@ -334,7 +353,8 @@ class ItemWriter:
         self._sealer = container.ChunkSealer(self._dek, id_bytes(account_id), id_bytes(self.item_id))
         self._hash = hashlib.sha256()
         self._head = b""
-        self._held = bytearray()  # the last chunk must be sealed as such: something is always held back
+        # The last chunk must be sealed as such: something is always held back.
+        self._held, self._filled = memoryview(bytearray(FIRST_BLOCK_BYTES)), 0
         self._object_key = object_key_of(self.item_id)
         self._out: SealedWriter = parts.store.create(self._object_key)
         self._out.write(self._sealer.header)
@@ -345,14 +365,19 @@ class ItemWriter:
         if self.plain_bytes > self._bytes_max:
             self.abort()
             raise RecordFull()
-        self._held += plaintext
-        if len(self._held) > BLOCK_BYTES:
-            size = (len(self._held) - 1) // BLOCK_BYTES * BLOCK_BYTES
-            block = bytes(self._held[:size])
-            del self._held[:size]
-            self._take(block, last=False)
+        source = memoryview(plaintext).cast("B")
+        while len(source):
+            if self._filled == len(self._held):
+                self._take(self._held, last=False)
+                if len(self._held) < BLOCK_BYTES:  # a small file needs no large block
+                    self._held = memoryview(bytearray(BLOCK_BYTES))
+                self._filled = 0
+            part = source[: len(self._held) - self._filled]
+            self._held[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            source = source[len(part) :]
 
-    def _take(self, plaintext: bytes, *, last: bool) -> None:
+    def _take(self, plaintext: memoryview, *, last: bool) -> None:
         self._hash.update(plaintext)
         if len(self._head) < HEAD_BYTES:
             self._head += plaintext[: HEAD_BYTES - len(self._head)]
@@ -375,8 +400,7 @@ class ItemWriter:
     def close_up(self, name: str, path: str = "") -> SealedFile:
         """Ends the container; it is not durable before `commit`."""
         try:
-            self._take(bytes(self._held), last=True)
-            self._held.clear()
+            self._take(self._held[: self._filled], last=True)
         except BaseException:
             self.abort()
             raise
@@ -404,7 +428,7 @@ class ItemWriter:
     def abort(self) -> None:
         """Leaves nothing behind. Harmless after finish."""
         self._out.abort()
-        self._held.clear()
+        self._held, self._filled = memoryview(b""), 0
 
     def __enter__(self) -> "ItemWriter":
         return self

@@ -326,6 +326,51 @@ def test_a_killed_receiver_leaves_nothing_in_clear(portal: Portal, receiver: Pro
     peer.close()
 
 
+def test_what_was_answered_for_is_there_after_a_kill_with_several_senders(
+    portal: Portal, patient: SignedIn, receiver: Process, created: Created, tmp_path: Path
+) -> None:
+    """Also what was filed together with others."""
+    study, answered, guard = generate_uid(), [], threading.Lock()
+    images = [dicom_bytes(study, number, InstanceNumber=number) for number in range(400)]
+    (tmp_path / "a.dcm").write_bytes(images[0])
+
+    def send(mine: list[bytes]) -> None:
+        association = associate(receiver, created)
+        for number, image in enumerate(mine):
+            path = tmp_path / f"{id(mine)}-{number}.dcm"
+            path.write_bytes(image)
+            try:
+                if store(association, path) != 0x0000:
+                    return
+            except (RuntimeError, ValueError, AttributeError):  # the association is gone
+                return
+            with guard:
+                answered.append(dcmread_uid(image))
+
+    threads = [threading.Thread(target=send, args=(images[at::4],)) for at in range(4)]
+    for thread in threads:
+        thread.start()
+    settled(lambda: len(answered) >= 12)
+    receiver.stop(signal.SIGKILL)
+    for thread in threads:
+        thread.join(60)
+    assert 12 <= len(answered) < 400
+    ring = patient.login.ring()
+    stored = [details_of(ring, item)["headers"]["instance_uid"] for item in items_of(portal)]
+    assert len(stored) == len(set(stored)) and set(answered) <= set(stored)
+    for item in items_of(portal):
+        assert open_item(portal.store, item, dek_of(ring, item)).read_at(0, item.plain_bytes)[128:132] == b"DICM"
+    assert where_marker_is(portal.settings.home, receiver.temporary) == []
+
+
+def dcmread_uid(content: bytes) -> str:
+    import io
+
+    from pydicom import dcmread
+
+    return dcmread(io.BytesIO(content), stop_before_pixels=True).SOPInstanceUID
+
+
 def test_a_huge_pdu_before_the_login_costs_no_memory(receiver: Process) -> None:
     before = receiver.memory_bytes("VmRSS")
     peer = socket.create_connection(("127.0.0.1", receiver.port), timeout=30)
@@ -384,15 +429,20 @@ def test_a_message_that_would_be_collected_in_memory_ends_the_association(
     assert receiver.memory_bytes() < before + 16 * 1024**2
 
 
-def test_a_sender_that_waits_for_no_answer_is_cut_off(portal: Portal, receiver: Process, created: Created) -> None:
+def test_a_sender_that_waits_for_no_answer_is_read_only_as_fast_as_its_objects_are_filed(
+    portal: Portal, receiver: Process, created: Created
+) -> None:
     peer = connect(receiver, created)
-    try:
-        for number in range(200):
-            peer.sendall(data_pdu(3, command_of(f"1.2.{number}")) + data_pdu(2, bytes(1000)))
-    except ConnectionError:
-        pass
-    assert ends(peer)
-    settled(lambda: partial(portal) == [])
+    before = receiver.memory_bytes("VmRSS")
+    sent = b"".join(data_pdu(3, command_of(f"1.2.{number}")) + data_pdu(2, bytes(100_000)) for number in range(60))
+    threading.Thread(target=peer.sendall, args=(sent,), daemon=True).start()
+    answers = b""
+    while answers.count(b"\x00\x00\x00\x09\x02\x00\x00\x00\x00\xc0") < 60:
+        more = peer.recv(65536)
+        assert more
+        answers += more
+    peer.close()
+    assert partial(portal) == [] and receiver.memory_bytes() < before + 16 * 1024**2
 
 
 @pytest.mark.parametrize("instance", ["../../x", "1.2.3\\4", "1" * 65])
