@@ -2,10 +2,11 @@
 .DEFAULT_GOAL := help
 python := .venv/bin/python
 templates := radiology documents
+more_templates := signals genomics research
 # Files of tests in the order of their names: whole portals first, small tests last, so that neither worker ends alone.
 pytest := $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 --rerun-show-tracebacks
 
-.PHONY: help setup setup-test run test test-viewers lint bench conformance vectors demo-data doctor lock clean
+.PHONY: help setup setup-test run templates test test-viewers lint bench conformance vectors demo-data doctor lock clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 16
@@ -20,6 +21,10 @@ run: setup       ## install what is missing, build the viewers once, start every
 	@$(python) -m myphr init >/dev/null
 	@$(python) -m myphr template build $(templates)
 	@exec $(python) -m myphr up
+
+templates: setup  ## build the other viewers too (genes, signals, research images) and add them to a running portal
+	@nice $(python) -m myphr template build $(more_templates)
+	@$(python) -m myphr template publish
 
 test: setup-test ## lint and all tests but those in the large viewer templates
 	@$(MAKE) --no-print-directory lint

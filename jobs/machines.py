@@ -43,6 +43,13 @@ def destroy_machine(machine_id: str) -> None:
 redestroy_machine = destroy_machine
 
 
+def try_a_viewer() -> None:
+    """Open one of our own samples, if none was opened lately and nobody has a machine."""
+    from myphr import still_opens
+
+    still_opens.try_next(portal())
+
+
 def refill_pool() -> None:
     """Order what the warm pool lacks."""
     pool.refill(portal())

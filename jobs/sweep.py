@@ -34,6 +34,7 @@ def run(parts: Portal) -> None:
     _alone("emergencies", viewing.end_emergencies, parts)
     _alone("shares of the record", rewrapping.enqueue_stuck, parts)
     _alone("exports", exports.sweep, parts)
+    _alone("viewers", _viewers, parts)
     _alone("readings", reading.sweep, parts)
     if _due(parts, "templates", 60):
         _alone("names of templates", templates.note_installed, parts)
@@ -48,6 +49,13 @@ def run(parts: Portal) -> None:
     if _due(parts, "store", 3600):
         _alone("removed items", lambda parts: removal.erase_removed(parts.database, parts.store), parts)
         _alone("store", lambda parts: removal.sweep_orphans(parts.database, parts.store), parts)
+
+
+def _viewers(parts: Portal) -> None:
+    from myphr import still_opens
+
+    if still_opens.is_turn(parts):
+        parts.queue.enqueue("jobs.machines.try_a_viewer", seconds_max=still_opens.LIVE_SECONDS_MAX + 120)
 
 
 def _due(parts: Portal, name: str, seconds: int) -> bool:

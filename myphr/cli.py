@@ -115,11 +115,28 @@ def _template(settings: Settings, arguments: argparse.Namespace) -> int:
     if arguments.action == "publish":
         _publish_templates(settings)
         return 0
+    if arguments.action == "check":
+        return _check_viewers(settings, arguments)
     out = Path(arguments.out) if arguments.out else settings.home / "templates"
     out.mkdir(parents=True, exist_ok=True)
     for name in arguments.names or builder.names():
         builder.build(name, out, report=print)
     return 0
+
+
+def _check_viewers(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Do the viewers of these templates (of all that are published) open our samples? 1 if one does not."""
+    from myphr import still_opens
+    from myphr.portal import Portal
+
+    parts = Portal(settings)
+    names = arguments.names or sorted({template.name for template in parts.hypervisor.templates()})
+    keep = Path(arguments.out) if arguments.out else None
+    try:
+        return 0 if all([still_opens.run(parts, name, print, keep) for name in names]) else 1
+    except still_opens.Busy:
+        print("myphr: all machines are in use: try again later", file=sys.stderr)
+        return 1
 
 
 def _audit(settings: Settings, _arguments: argparse.Namespace) -> int:
@@ -197,10 +214,10 @@ def main(argv: list[str] | None = None) -> int:
     command("doctor", _doctor, "check the installation and the hypervisor")
     worker = command("worker", _worker, "run one job worker")
     worker.add_argument("--scheduler", action="store_true", help="also run the recurring sweeps")
-    template = command("template", _template, "build or publish viewer templates")
-    template.add_argument("action", choices=("build", "publish"))
+    template = command("template", _template, "build, publish or check viewer templates")
+    template.add_argument("action", choices=("build", "publish", "check"))
     template.add_argument("names", nargs="*", help="template names; none means all")
-    template.add_argument("--out", help="folder for the images")
+    template.add_argument("--out", help="folder for the images; with check for the screens that were seen")
     command("audit", _audit, "check the audit trail").add_argument("action", choices=("verify",))
     demo = command("demo-data", _demo_data, "load sample studies into an account")
     demo.add_argument("email", help="e-mail address of the account")

@@ -56,3 +56,17 @@ class VmSession(SQLModel, table=True):
     last_input_at: dt.datetime | None = None
     ends_at: dt.datetime | None = None  # the hard limit
     ended_at: dt.datetime | None = None
+
+
+class ViewerCheck(SQLModel, table=True):
+    """When a viewer last opened our sample of a kind of file, and when it last did not. About nobody's files."""
+
+    __tablename__ = "viewer_check"
+
+    viewer: str = Field(primary_key=True)  # name in the catalogue
+    sample: str = Field(primary_key=True)  # format, and for DICOM its modality: "dicom SEG"
+    template_vmid: int = 0  # the revision that was looked at: a new one is looked at again
+    looked_at: dt.datetime = Field(default_factory=now)
+    worked_at: dt.datetime | None = None
+    failed_at: dt.datetime | None = None
+    reason: str | None = None  # a word of `still_opens` for the last failure

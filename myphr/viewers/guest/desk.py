@@ -16,7 +16,7 @@ from pathlib import Path
 
 from Xlib import X, display, error
 
-SETTINGS = Path("/etc/myphr/desk.json")  # {"prewarmed": {"name": ..., "program": [...]}}
+SETTINGS = Path("/etc/myphr/desk.json")  # {"prewarmed": {"name": ..., "program": [...]}, "window_seconds_max": 240}
 FILES_MAX = 5000  # words on a command line; Linux takes 2 MB of them
 LOG = "/run/viewer/viewer.log"  # what viewers complain of holds names: it stays in this machine's memory
 STILL_SECONDS = 1.2  # a picture that has not changed for this long, on an idle machine, is there
@@ -87,7 +87,7 @@ class Desk:
         self.words = words
         empty = self.sample()
         self.viewer = self.start(words)
-        deadline = time.monotonic() + WINDOW_SECONDS_MAX
+        deadline = time.monotonic() + self.settings.get("window_seconds_max", WINDOW_SECONDS_MAX)
         while not self.big_window():
             if self.viewer.poll() is not None:
                 return "failed viewer-ended"

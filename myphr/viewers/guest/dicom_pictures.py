@@ -35,6 +35,8 @@ HEADER_TAGS = [
     "InstanceNumber",
     "ImagePositionPatient",
     "ImageOrientationPatient",
+    "PixelSpacing",
+    "FrameOfReferenceUID",
     "NumberOfFrames",
     "Rows",
     "Columns",

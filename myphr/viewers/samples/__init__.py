@@ -8,7 +8,14 @@ import gzip
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from myphr.viewers.samples import made
+
 FILES = Path(__file__).parent / "files"
+BED = b"""chr7\t117120016\t117308718\tCFTR\t0\t+
+chr7\t117120016\t117120201\texon_1\t0\t+
+chr7\t117144306\t117144417\texon_2\t0\t+
+chr7\t117149087\t117149196\texon_3\t0\t+
+"""
 Bundle = Mapping[str, bytes]  # names in the machine's folder, and contents: some formats are more than one file
 
 
@@ -34,6 +41,10 @@ def _pydicom(*names: str) -> Callable[[], Bundle]:
     return load
 
 
+def _brain() -> bytes:
+    return gzip.decompress(_content("brain.nii.gz"))
+
+
 # By format, and for DICOM by its kind too: "dicom ECG".
 _SAMPLES: Mapping[str, Callable[[], Bundle]] = {
     "edf": _kept("eeg.edf"),
@@ -42,6 +53,28 @@ _SAMPLES: Mapping[str, Callable[[], Bundle]] = {
     "aecg-xml": _kept("ecg.xml.packed"),
     "wfdb-hea": _kept("monitor.hea", "monitor.dat"),
     "dicom ECG": _pydicom("waveform_ecg.dcm"),
+    "vcf": _kept("variants.vcf"),
+    "vcf-gz": _kept("variants.vcf.gz"),
+    "bcf": _kept("variants.bcf"),
+    "dtc-genotype": _kept("home-test.txt"),
+    "dtc-genotype-gz": lambda: {"home-test.txt.gz": gzip.compress(_content("home-test.txt"), mtime=0)},
+    "bam": _kept("reads.bam", "reads.bam.bai"),
+    "cram": _kept("reads.cram"),
+    "sam": _kept("reads.sam"),
+    "gff": _kept("genes.gff"),
+    "bed": lambda: {"regions.bed": BED},
+    "fasta": _kept("piece.fa"),
+    "fastq": _kept("reads.fastq"),
+    "nifti": lambda: {"brain.nii": _brain()},
+    "nifti-gz": _kept("brain.nii.gz"),
+    # The same voxels under the headers that nibabel writes for these.
+    "analyze": lambda: {"brain.hdr": _content("brain.hdr"), "brain.img": _brain()[352:]},
+    "mgh": lambda: {"brain.mgh": _content("brain.mgh.head") + _brain()[352:] + b"\0" * 20},
+    "dicom CT": made.phantom,
+    "dicom MR": _pydicom("MR_small.dcm"),
+    "dicom SEG": _pydicom("liver_1frame.dcm"),
+    "dicom RTDOSE": _pydicom("rtdose.dcm"),
+    "dicom RTSTRUCT": made.contours,
 }
 
 

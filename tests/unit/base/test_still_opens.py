@@ -1,0 +1,99 @@
+"""The look at a screen can succeed and can fail, and what is known of a viewer is said only when it is known."""
+
+import datetime as dt
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from myphr import still_opens
+from myphr.database import Database
+from myphr.ingest import identify
+from myphr.machines import viewer_checks
+from myphr.migrations import upgrade
+from myphr.viewers import catalogue, samples
+
+DESK = Image.new("RGB", (1280, 800), (13, 16, 20))
+
+
+def drawn(seed: int, words: str = "a line") -> Image.Image:
+    """A screen with buttons that are always there and a line that is not."""
+    image = DESK.copy()
+    pen = ImageDraw.Draw(image)
+    for left in range(300, 1200, 110):
+        pen.rectangle((left, 710, left + 100, 780), fill=(43, 53, 64))
+    steps = np.random.default_rng(seed).normal(0, 25, 90).cumsum()
+    pen.line([(300 + 10 * n, 360 + int(v)) for n, v in enumerate(steps)], fill=(127, 209, 255), width=9)
+    pen.text((20, 20), words, fill=(242, 245, 248))
+    return image
+
+
+def test_the_same_line_is_recognised_and_others_are_not() -> None:
+    empty = DESK.copy()
+    ImageDraw.Draw(empty).rectangle((300, 710, 1200, 780), fill=(43, 53, 64))
+    reference = still_opens.reference_of(empty, drawn(1))
+    assert still_opens.likeness(reference, drawn(1, "another date")) > 0.97
+    plain = (Image.new("RGB", (1280, 800), "white"), Image.new("RGB", (640, 400)))
+    for wrong in (drawn(2), drawn(3), empty, DESK, *plain):
+        assert still_opens.likeness(reference, wrong) < still_opens.LIKENESS_MIN - 0.2
+
+
+def test_a_reference_that_shows_nothing_recognises_nothing() -> None:
+    assert still_opens.likeness(still_opens.reference_of(DESK, DESK), DESK) == 0
+
+
+@pytest.mark.parametrize("name", samples.names())
+def test_every_sample_is_what_it_says(name: str) -> None:
+    """Its first file, by content, with the rules that files of patients are told by."""
+    code, _, modality = name.partition(" ")
+    bundle = samples.of(name)
+    found = identify.identify(next(iter(bundle.values()))[: identify.HEAD_BYTES])
+    assert found.format == code
+    assert sum(map(len, bundle.values())) < 3_000_000
+    if modality:
+        facts = identify.describe(next(iter(bundle.values()))[: identify.HEAD_BYTES])
+        assert facts.headers is not None and facts.headers["modality"] == modality
+
+
+def test_every_picture_to_compare_with_belongs_to_a_claim_of_a_viewer() -> None:
+    wanted = {
+        still_opens.reference_path(viewer.name, sample).name
+        for viewer in catalogue.load().values()
+        for sample in still_opens.claims(viewer)
+    }
+    there = {path.name for path in still_opens.SCREENS.glob("*.png")}
+    assert there and there <= wanted
+    for viewer, sample in still_opens.tries():
+        reference = Image.open(still_opens.reference_path(viewer, sample))
+        assert reference.mode == "LA" and reference.size == still_opens.SIZE
+        assert still_opens.likeness(reference, DESK) < 0.2
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    url = f"sqlite:///{tmp_path}/db.sqlite"
+    upgrade(url)
+    return Database(url)
+
+
+def test_nothing_is_said_of_a_viewer_that_was_not_tried_with_all_of_it(database: Database) -> None:
+    opens = {"simple-signals": ["edf", "bdf", "dicom"], "edfbrowser": ["edf", "bdf"]}
+    viewer_checks.note(database, "simple-signals", "edf", 7, None)
+    known = viewer_checks.of_viewers(database, opens, ["edf"])
+    assert set(known) == {"simple-signals"} and known["simple-signals"].worked
+    assert viewer_checks.of_viewers(database, opens, ["edf", "bdf"]) == {}
+    assert viewer_checks.of_viewers(database, opens, ["edf", "dicom"], ["ECG"]) == {}
+    viewer_checks.note(database, "simple-signals", "dicom ECG", 7, None)
+    assert viewer_checks.of_viewers(database, opens, ["edf", "dicom"], ["ECG"])["simple-signals"].worked
+
+
+def test_a_failure_is_said_until_it_works_again(database: Database) -> None:
+    opens = {"edfbrowser": ["edf"]}
+    viewer_checks.note(database, "edfbrowser", "edf", 7, None)
+    viewer_checks.note(database, "edfbrowser", "edf", 7, "not-like-before")
+    failed = viewer_checks.of_viewers(database, opens, ["edf"])["edfbrowser"]
+    assert not failed.worked
+    viewer_checks.note(database, "edfbrowser", "edf", 8, None)
+    again = viewer_checks.of_viewers(database, opens, ["edf"])["edfbrowser"]
+    assert again.worked and again.on >= failed.on > dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
