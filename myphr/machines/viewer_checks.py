@@ -1,54 +1,41 @@
-"""What is known of viewers that were tried with our own samples: rows in, words for a card out. Written by
-`myphr.still_opens`, read by web.
+"""What is known of viewers that were tried with our own samples. Written by `myphr.still_opens`, read by pages, which
+hand it to `viewers.suggest`.
 """
 
-import dataclasses
-import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from sqlmodel import col, select
+from sqlmodel import select
 
 from myphr.database import Database, now
 from myphr.machines.models import ViewerCheck
+from myphr.viewers.suggest import Check
 
 
-@dataclasses.dataclass(frozen=True)
-class Tried:
-    """`worked`: whether the last try of every kind of file in question went well; `on`: the oldest of those tries."""
-
-    worked: bool
-    on: dt.datetime
-
-
-def sample_names(formats: Iterable[str], modalities: Iterable[str] = ()) -> list[str]:
-    """What our samples of these formats are called: by format, and for DICOM by modality too."""
-    names = [code for code in formats if code not in ("dicom", "dicomdir")]
-    return [*names, *(f"dicom {modality}" for modality in modalities)]
-
-
-def of_viewers(
-    database: Database, viewers: Mapping[str, Iterable[str]], formats: Iterable[str], modalities: Iterable[str] = ()
-) -> dict[str, Tried]:
-    """For each viewer (name: formats that it opens) of which every kind of file in question was tried. A kind that was
-    never tried says nothing about the viewer, so nothing is said."""
-    wanted = list(formats)
+def checks(database: Database, modalities: Iterable[str] = ()) -> dict[tuple[str, str], Check]:
+    """The last try by viewer and format. Of DICOM there are samples for each modality: it counts as tried when all
+    modalities in question were, and as failed when one of them did. What was never tried is not in it."""
+    wanted = set(modalities)
     with database.read() as db:
-        rows = db.exec(select(ViewerCheck).where(col(ViewerCheck.viewer).in_(list(viewers)))).all()
-    known = {(row.viewer, row.sample): row for row in rows}
-    found = {}
-    for viewer, opens in viewers.items():
-        opened = [code for code in wanted if code in set(opens)]
-        tried = [known.get((viewer, name)) for name in sample_names(opened, modalities if "dicom" in opened else ())]
-        moments = [row for row in tried if row is not None]
-        if not moments or len(moments) != len(tried):
-            continue
-        failed = [row.failed_at for row in moments if row.reason is not None and row.failed_at]
-        worked = [row.worked_at for row in moments if row.worked_at]
-        if failed:
-            found[viewer] = Tried(False, max(failed))
-        elif len(worked) == len(moments):
-            found[viewer] = Tried(True, min(worked))
+        rows = db.exec(select(ViewerCheck)).all()
+    found: dict[tuple[str, str], Check] = {}
+    dicom: dict[str, dict[str, ViewerCheck]] = {}
+    for row in rows:
+        code, _, modality = row.sample.partition(" ")
+        if not modality:
+            found[row.viewer, code] = _said([row])
+        elif modality in wanted:
+            dicom.setdefault(row.viewer, {})[modality] = row
+    for viewer, tried in dicom.items():
+        if set(tried) == wanted or any(row.reason is not None for row in tried.values()):
+            found[viewer, "dicom"] = _said(list(tried.values()))
     return found
+
+
+def _said(rows: list[ViewerCheck]) -> Check:
+    """The day of the oldest success, or of a failure."""
+    failed = [row.looked_at for row in rows if row.reason is not None]
+    day = max(failed) if failed else min(row.looked_at for row in rows)
+    return Check(not failed, f"{day.day} {day:%B}")
 
 
 def note(database: Database, viewer: str, sample: str, template_vmid: int, reason: str | None) -> None:

@@ -203,8 +203,7 @@ def openable(template: str, what: Contents, error: PortalError | None, **context
     """The page of something that a viewer opens; with `error` when that did not go."""
     suggestions = suggested.suggestions(what)
     status = error.status if error else 200
-    tried = suggested.tried(suggestions, what)
-    return render_page(template, status=status, suggestions=suggestions, tried=tried, error=error, **context)
+    return render_page(template, status=status, suggestions=suggestions, error=error, **context)
 
 
 def open_with(

@@ -9,7 +9,6 @@ from flask import url_for
 from myphr.errors import NotFound
 from myphr.machines import templates, viewer_checks
 from myphr.machines.models import VmSession
-from myphr.machines.viewer_checks import Tried
 from myphr.machines.vm_sessions import VmSessionView
 from myphr.records import items as records
 from myphr.records.items import ItemView, StudyView
@@ -52,19 +51,13 @@ def _suggestions(what: Contents, memory: Memory) -> list[Suggestion]:
     kind = what.kind
     known = Known(
         installed=templates.installed(portal().redis),
+        checks=viewer_checks.checks(
+            portal().database, {part.modality for part in what.parts if part.format == "dicom"}
+        ),
         tallies=outcomes.tallies(portal().database, kind),
         own=memory.last_words(kind),
     )
     return suggest.suggest(catalogue.load(), what, known)
-
-
-def tried(suggested: list[Suggestion], what: Contents) -> dict[str, Tried]:
-    """When each of these viewers last opened our own samples of such files, where all of them were tried."""
-    viewers = {one.viewer.name: one.viewer.formats for one in suggested}
-    return viewer_checks.of_viewers(
-        portal().database, viewers, {part.format for part in what.parts},
-        {part.modality for part in what.parts if part.format == "dicom"},
-    )  # fmt: skip
 
 
 def remember(vm_session: VmSession, what: Contents) -> None:

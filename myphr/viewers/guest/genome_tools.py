@@ -9,7 +9,7 @@ import sys
 
 FILES_MAX = 6
 LOOKS = {
-    (".vcf", ".vcf.gz", ".bcf"): "bcftools view -H {} | head -n 6 | cut -c 1-140",
+    (".vcf", ".vcf.gz", ".bcf"): "bcftools view -H {} 2>/dev/null | head -n 6 | cut -c 1-140",
     (".bam", ".cram", ".sam"): "samtools view -H {} | head -n 4 | cut -c 1-140; samtools flagstat {} | head -n 7",
     (".fa", ".fasta", ".fastq", ".fq", ".gff", ".gtf", ".bed", ".txt"): "head -n 6 {} | cut -c 1-140",
     (".gz",): "gzip -dc {} | head -n 6 | cut -c 1-140",

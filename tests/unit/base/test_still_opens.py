@@ -1,6 +1,5 @@
 """The look at a screen can succeed and can fail, and what is known of a viewer is said only when it is known."""
 
-import datetime as dt
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +7,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 from myphr import still_opens
-from myphr.database import Database
+from myphr.database import Database, now
 from myphr.ingest import identify
 from myphr.machines import viewer_checks
 from myphr.migrations import upgrade
 from myphr.viewers import catalogue, samples
+from myphr.viewers.suggest import Check
 
 DESK = Image.new("RGB", (1280, 800), (13, 16, 20))
 
@@ -77,23 +77,22 @@ def database(tmp_path: Path) -> Database:
     return Database(url)
 
 
-def test_nothing_is_said_of_a_viewer_that_was_not_tried_with_all_of_it(database: Database) -> None:
-    opens = {"simple-signals": ["edf", "bdf", "dicom"], "edfbrowser": ["edf", "bdf"]}
+def test_of_what_was_never_tried_nothing_is_said(database: Database) -> None:
+    assert viewer_checks.checks(database, ["CT"]) == {}
+    viewer_checks.note(database, "simple-volumes", "dicom CT", 7, None)
     viewer_checks.note(database, "simple-signals", "edf", 7, None)
-    known = viewer_checks.of_viewers(database, opens, ["edf"])
-    assert set(known) == {"simple-signals"} and known["simple-signals"].worked
-    assert viewer_checks.of_viewers(database, opens, ["edf", "bdf"]) == {}
-    assert viewer_checks.of_viewers(database, opens, ["edf", "dicom"], ["ECG"]) == {}
-    viewer_checks.note(database, "simple-signals", "dicom ECG", 7, None)
-    assert viewer_checks.of_viewers(database, opens, ["edf", "dicom"], ["ECG"])["simple-signals"].worked
+    today = f"{now().day} {now():%B}"
+    assert viewer_checks.checks(database) == {("simple-signals", "edf"): Check(True, today)}
+    assert ("simple-volumes", "dicom") in viewer_checks.checks(database, ["CT"])
+    assert ("simple-volumes", "dicom") not in viewer_checks.checks(database, ["CT", "SEG"])  # one of two was tried
 
 
 def test_a_failure_is_said_until_it_works_again(database: Database) -> None:
-    opens = {"edfbrowser": ["edf"]}
     viewer_checks.note(database, "edfbrowser", "edf", 7, None)
     viewer_checks.note(database, "edfbrowser", "edf", 7, "not-like-before")
-    failed = viewer_checks.of_viewers(database, opens, ["edf"])["edfbrowser"]
-    assert not failed.worked
+    assert not viewer_checks.checks(database)["edfbrowser", "edf"].worked
     viewer_checks.note(database, "edfbrowser", "edf", 8, None)
-    again = viewer_checks.of_viewers(database, opens, ["edf"])["edfbrowser"]
-    assert again.worked and again.on >= failed.on > dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+    assert viewer_checks.checks(database)["edfbrowser", "edf"].worked
+    viewer_checks.note(database, "simple-volumes", "dicom SEG", 7, "machine-failed")
+    failed = viewer_checks.checks(database, ["SEG", "MR"])["simple-volumes", "dicom"]
+    assert not failed.worked  # one kind that does not open is enough

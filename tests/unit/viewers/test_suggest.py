@@ -13,7 +13,8 @@ from myphr.viewers.catalogue import Viewer
 from myphr.viewers.contents import Contents, Part
 from myphr.viewers.suggest import Check, Known
 
-VIEWERS = catalogue.load()
+# Not of the template for research images, which opens slices too: what comes with it must not change what is asked.
+VIEWERS = {name: one for name, one in catalogue.load().items() if one.template != "research"}
 HTJ2K = "1.2.840.10008.1.2.4.201"
 MR_IMAGE, SEGMENTATION = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.66.4"
 

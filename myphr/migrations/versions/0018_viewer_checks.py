@@ -1,14 +1,14 @@
 """When a viewer last opened a sample of each format
 
-Revision: 0015, after 0014
+Revision: 0018, after 0017
 """
 
 import sqlalchemy as sa
 import sqlmodel
 from alembic import op
 
-revision = '0015'
-down_revision = '0014'
+revision = '0018'
+down_revision = '0017'
 branch_labels = None
 depends_on = None
 
