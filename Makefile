@@ -7,6 +7,7 @@ more_templates := signals genomics research
 pytest := $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 --rerun-show-tracebacks
 
 .PHONY: help setup setup-test run templates test test-viewers lint bench conformance vectors demo-data doctor lock clean
+.PHONY: help setup setup-test run test test-viewers test-peers lint bench conformance vectors demo-data doctor lock clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 16
@@ -28,11 +29,14 @@ templates: setup  ## build the other viewers too (genes, signals, research image
 
 test: setup-test ## lint and all tests but those in the large viewer templates
 	@$(MAKE) --no-print-directory lint
-	@$(pytest) -m "not viewers and not qemu and not browser"
-	@$(pytest) -m "(qemu or browser) and not viewers"
+	@$(pytest) -m "not viewers and not qemu and not browser and not peers"
+	@$(pytest) -m "(qemu or browser) and not viewers and not peers"
 
 test-viewers: setup-test ## the whole journey with the radiology template and a real study
 	@$(python) -m pytest -m viewers
+
+test-peers: setup-test ## large runs against real peers (hospitals' FHIR servers), which it installs itself
+	@$(python) -m pytest -v -m peers
 
 lint: setup-test ## style, types, page templates and import rules
 	@$(python) -m ruff check .

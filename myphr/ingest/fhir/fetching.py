@@ -30,7 +30,7 @@ from myphr.ingest.fhir import entries, servers, smart
 from myphr.ingest.fhir import plan as plans
 from myphr.ingest.fhir.dial import FHIR_JSON, Dial
 from myphr.ingest.fhir.entries import Page
-from myphr.ingest.fhir.models import FhirFetch
+from myphr.ingest.fhir.models import FhirFetch, FhirServer
 from myphr.ingest.fhir.plan import Plan, Step
 from myphr.ingest.fhir.reasons import refused
 from myphr.ingest.fhir.states import FETCH
@@ -86,7 +86,10 @@ def run(parts: IngestParts, fetch_id: str) -> None:
         row = db.get(FhirFetch, fetch_id)
         if row is None or row.state not in ("waiting", "running") or row.sealed_for_worker is None:
             return
-        FETCH.move(db, row, "begin")
+        try:
+            FETCH.move(db, row, "begin")
+        except StateConflict:  # stopped this very moment
+            return
         ring = db.get(StoredKeyRing, row.account_id)
     try:
         try:
@@ -138,13 +141,14 @@ class _Run:
         self._parts, self._row, self._plan, self._dial = parts, row, plan, dial
         self._owner_public_key = owner_public_key
         self._settings = parts.settings
+        self._step: Step | None = None  # the one being asked: out of the plan, and not done before its commit
         self._alive_at = time.monotonic()
         self._folder = f"{plan.hospital.replace('/', '-')} {row.created_at:%Y-%m-%d}"
 
     # -- asking -----------------------------------------------------------------------------------
     def ask_all(self) -> None:
         while self._plan.todo:
-            step = self._plan.todo.pop(0)
+            step = self._step = self._plan.todo.pop(0)
             {
                 "offer": self._ask_offer, "patient": self._ask_page, "everything": self._ask_page,
                 "search": self._ask_page, "file": self._ask_file,
@@ -243,7 +247,7 @@ class _Run:
         self._plan.tokens_end_at = time.time() + self._plan.tokens.expires_in
         with self._parts.database.write() as db:
             row = self._current(db)
-            self._move(db, row, "begin", sealed_for_worker=self._sealed())
+            self._move(db, row, "begin", sealed_for_worker=self._sealed(unfinished=True))
 
     def give_back(self) -> None:
         """Tell the hospital that the permission is not needed any more (RFC 7009), where it says how."""
@@ -453,13 +457,19 @@ class _Run:
     def _save(self) -> None:
         self._file((), None, News())
 
-    def _sealed(self) -> bytes:
-        return plans.seal(self._parts.keys.worker.public, self._row.id, self._plan)
+    def _sealed(self, *, unfinished: bool = False) -> bytes:
+        plan = self._plan
+        if unfinished and self._step is not None:
+            plan = dataclasses.replace(plan, todo=[self._step, *plan.todo])
+        return plans.seal(self._parts.keys.worker.public, self._row.id, plan)
 
     def _current(self, db: Session) -> FhirFetch:
         row = db.get(FhirFetch, self._row.id)
         if row is None or row.state != "running" or row.step != self._row.step:
             raise _Overtaken
+        server = db.get(FhirServer, self._plan.server)
+        if server is None or server.closed_at is not None:
+            raise refused("gone")
         return row
 
     def _move(self, db: Session, row: FhirFetch, event: str, **values: Any) -> None:

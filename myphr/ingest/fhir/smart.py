@@ -64,7 +64,8 @@ def checked_url(url: object, *, loopback: bool) -> str:
     clean = text.isascii() and text.isprintable() and " " not in text and "\\" not in text
     if not clean or len(text) > URL_CHARACTERS_MAX or parts.username is not None or parts.fragment:
         raise refused("address")
-    if parts.scheme == "https" and "." in host and ":" not in host and not host.replace(".", "").isdigit():
+    name, _, top = host.rpartition(".")
+    if parts.scheme == "https" and name and ":" not in host and top[:1].isalpha():  # 0x7f.0x1 is an address too
         return text
     if loopback and parts.scheme in ("http", "https") and host in LOOPBACK:
         return text

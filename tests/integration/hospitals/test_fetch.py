@@ -1,6 +1,8 @@
 """Records from a hospital, end to end: there, consent, back, every page and letter in the record, and again."""
 
 import json
+import threading
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from sqlmodel import col, select
@@ -10,8 +12,8 @@ from myphr.ingest.fhir.models import FhirFetch
 from myphr.portal import Portal
 from myphr.records.items import dek_of, details_of, open_item
 from myphr.records.models import Item
-from tests.cast import SignedIn
-from tests.hospital import Hospital
+from tests.cast import OPERATOR, PATIENT, SignedIn, enter, new_portal
+from tests.hospital import CLIENT_ID, Hospital
 from tests.integration.hospitals.conftest import LETTER, Visit, as_json, observation, person_with
 
 
@@ -206,9 +208,23 @@ def test_a_hospital_off_the_list_ends_it(visit: Visit, portal: Portal, operator:
     assert visit.view(fetch_id).state == "failed" and "off the list" in visit.view(fetch_id).reason
 
 
-def test_two_workers_at_once_file_everything_once(visit: Visit, portal: Portal, patient: SignedIn) -> None:
-    import threading
+def test_a_hospital_taken_off_the_list_meanwhile_ends_it_at_its_next_step(
+    visit: Visit, portal: Portal, operator: SignedIn, server_id: str, hospital: Hospital
+) -> None:
+    fetch_id = visit.come_back()
 
+    def take_off(path: str) -> None:
+        if "_offset=50" in path:
+            servers.close(portal, operator.login, server_id)
+
+    hospital.before_answer = take_off
+    fetching.run(portal, fetch_id)
+    seen = visit.view(fetch_id)
+    assert seen.state == "failed" and seen.items_count == 3
+    assert len(list(portal.store.keys())) == 3
+
+
+def test_two_workers_at_once_file_everything_once(visit: Visit, portal: Portal, patient: SignedIn) -> None:
     fetch_id = visit.come_back()
     workers = [threading.Thread(target=fetching.run, args=(portal, fetch_id)) for _ in range(3)]
     for worker in workers:
@@ -219,6 +235,26 @@ def test_two_workers_at_once_file_everything_once(visit: Visit, portal: Portal, 
     assert (seen.state, seen.items_count, seen.entries_new) == ("done", 7, 123)
     assert len(items_of(portal, patient)) == 7
     assert len(list(portal.store.keys())) == 7
+
+
+def test_on_postgresql_two_workers_file_everything_once_too(
+    tmp_path: Path, redis_url: str, postgresql_url: str, hospital: Hospital
+) -> None:
+    portal = new_portal(tmp_path / "on-postgresql", redis_url, fhir_loopback=1, database_url=postgresql_url)
+    operator, person = enter(portal, OPERATOR), enter(portal, PATIENT)
+    server = servers.add(portal, operator.login, "Harbour Hospital", hospital.base, CLIENT_ID).server
+    visit = Visit(portal, person, hospital, server.id)
+    fetch_id = visit.come_back()
+    workers = [threading.Thread(target=fetching.run, args=(portal, fetch_id)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    fetching.run(portal, fetch_id)  # had both been overtaken, the sweep would do this
+    seen = visit.view(fetch_id)
+    assert (seen.state, seen.items_count, seen.entries_new) == ("done", 7, 123)
+    assert visit.fetch().nothing_new
+    portal.database.dispose()
 
 
 def test_a_job_that_runs_again_after_the_end_changes_nothing(visit: Visit, portal: Portal) -> None:

@@ -363,7 +363,9 @@ def test_a_hospital_that_is_away_is_told_on_the_way_there(portal: Portal, operat
 def test_a_worker_killed_in_the_middle_is_taken_up_where_it_was(
     visit: Visit, portal: Portal, hospital: Hospital, redis_url: str
 ) -> None:
-    """kill -9 of a real process at each of several answers; the next one goes on, and nothing comes twice."""
+    """kill -9 of a real process at each of several answers, each after a renewal of the permission; the next one goes
+    on, nothing comes twice and nothing is left out."""
+    hospital.token_seconds = 20
     fetch_id = visit.come_back()
     environ = {key: value for key, value in os.environ.items() if not key.startswith("MYPHR_")} | {
         "MYPHR_HOME": str(portal.settings.home), "MYPHR_REDIS_URL": redis_url, "MYPHR_FHIR_LOOPBACK": "1",
