@@ -12,8 +12,8 @@ from myphr.ingest.reading import work as reading
 from myphr.machines import reaper, templates
 from myphr.people import login_sessions
 from myphr.portal import Portal
-from myphr.records import exports, removal
-from myphr.sharing import mails, rewrapping, shares, viewing
+from myphr.records import deletions, exports, removal
+from myphr.sharing import forgetting, mails, rewrapping, shares, viewing
 from myphr.viewers import outcomes
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ def run(parts: Portal) -> None:
     _alone("shares of the record", rewrapping.enqueue_stuck, parts)
     _alone("exports", exports.sweep, parts)
     _alone("viewers", _viewers, parts)
+    _alone("deletions", lambda parts: deletions.sweep(parts, (forgetting.forget_items,)), parts)
     _alone("readings", reading.sweep, parts)
     if _due(parts, "templates", 60):
         _alone("names of templates", templates.note_installed, parts)
@@ -47,7 +48,7 @@ def run(parts: Portal) -> None:
     if _due(parts, "uploads", 60):
         _alone("uploads", _uploads, parts)
     if _due(parts, "store", 3600):
-        _alone("removed items", lambda parts: removal.erase_removed(parts.database, parts.store), parts)
+        _alone("removed items", _removed, parts)
         _alone("store", lambda parts: removal.sweep_orphans(parts.database, parts.store), parts)
 
 
@@ -79,3 +80,7 @@ def _uploads(parts: Portal) -> None:
     from myphr.ingest import uploads
 
     uploads.sweep(parts)
+
+
+def _removed(parts: Portal) -> None:
+    removal.erase_removed(parts.database, parts.store, forget=(forgetting.forget_items,))

@@ -139,12 +139,17 @@ def _check_viewers(settings: Settings, arguments: argparse.Namespace) -> int:
         return 1
 
 
-def _audit(settings: Settings, _arguments: argparse.Namespace) -> int:
+def _audit(settings: Settings, arguments: argparse.Namespace) -> int:
     from myphr.audit import trail
     from myphr.portal import Portal
+    from myphr.records import deletions
 
-    count = trail.verify(Portal(settings).database, trail.read_anchor(settings.home / "audit-head"))
+    database = Portal(settings).database
+    count = trail.verify(database, trail.read_anchor(settings.home / "audit-head"))
     print(f"audit trail: {count} events, every link of the chain holds")
+    if arguments.certificate is not None:
+        rows = deletions.check_in(database, json.loads(arguments.certificate.read_bytes()))
+        print(f"proof of deletion: it fits itself, and the trail holds its {rows} lines")
     return 0
 
 
@@ -218,7 +223,9 @@ def main(argv: list[str] | None = None) -> int:
     template.add_argument("action", choices=("build", "publish", "check"))
     template.add_argument("names", nargs="*", help="template names; none means all")
     template.add_argument("--out", help="folder for the images; with check for the screens that were seen")
-    command("audit", _audit, "check the audit trail").add_argument("action", choices=("verify",))
+    audit = command("audit", _audit, "check the audit trail, and a proof of deletion against it")
+    audit.add_argument("action", choices=("verify",))
+    audit.add_argument("--certificate", type=Path, metavar="FILE", help="a proof of deletion that somebody kept")
     demo = command("demo-data", _demo_data, "load sample studies into an account")
     demo.add_argument("email", help="e-mail address of the account")
 

@@ -287,6 +287,12 @@ class DropOffClosed(PortalError):
     status = 401
 
 
+class CertificateWrong(PortalError):
+    code = "certificate-wrong"
+    sentence = "This proof of deletion does not fit: it was changed, or it is of another portal."
+    status = 422
+
+
 class DropOffLinkClosed(PortalError):
     """The right link, stopped or expired: the page says whom to ask, not which of these."""
 

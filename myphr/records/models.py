@@ -189,3 +189,21 @@ class Export(SQLModel, table=True):
     created_at: dt.datetime = Field(default_factory=now)
     changed_at: dt.datetime = Field(default_factory=now)
     expires_at: dt.datetime | None = None
+
+
+class Deletion(SQLModel, table=True):
+    """One act of deleting for good, and its proof. In the commit that makes this row the keys are destroyed already."""
+
+    __tablename__ = "deletion"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    account_id: str = Field(foreign_key="account.id", index=True)
+    what: str  # file, study
+    state: str = Field(default="keyless", index=True)  # see myphr.records.states
+    items_count: int
+    item_ids: str  # JSON
+    sealed_note: bytes  # envelope to the owner of the JSON note: names and checksums
+    facts: str = ""  # canonical JSON: what was destroyed and when, by ids; its checksum stands in the trail
+    created_at: dt.datetime = Field(default_factory=now)
+    changed_at: dt.datetime = Field(default_factory=now)
+    bytes_at: dt.datetime | None = None

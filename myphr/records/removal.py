@@ -5,7 +5,7 @@ that a copy of the bytes in an old backup opens with nothing. Called by web and 
 """
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from sqlmodel import Session, col, select
 
@@ -17,6 +17,8 @@ from myphr.records import duplicates, exports, readings
 from myphr.records.models import ArchiveTask, Export, Item, RecordIndex, Study, Upload
 from myphr.records.store import ObjectStore
 
+# Empties what an upper layer keeps of these items' keys; returns how many of them there were.
+Forget = Callable[[Session, Sequence[str]], int]
 _CLOCKS = dt.timedelta(minutes=1)  # by which the clocks of two computers may differ
 ORPHAN_SECONDS = 2 * 86_400  # longer than any upload lives, so that no step still on its way is taken for lost
 
@@ -57,9 +59,11 @@ def _hide(db: Session, items: Iterable[Item]) -> None:
 
 
 def erase_removed(
-    database: Database, store: ObjectStore, older_than: dt.timedelta = dt.timedelta(0), account_id: str | None = None
-) -> int:
-    """Deletes for good what was taken out of sight `older_than` ago; the number of items. Safe to run twice and after
+    database: Database, store: ObjectStore, older_than: dt.timedelta = dt.timedelta(0), account_id: str | None = None,
+    forget: Iterable[Forget] = (),
+) -> int:  # fmt: skip
+    """Deletes for good what was taken out of sight `older_than` ago (by machines: owners delete with `deletions`, at
+    once); the number of items. Safe to run twice and after
     a crash at any point: the bytes go first, then the key, and an item whose key is left is done again."""
     with database.read() as db:
         query = select(Item).where(col(Item.deleted_at) <= now() - older_than, Item.sealed_dek != b"")
@@ -71,7 +75,7 @@ def erase_removed(
         assert item.deleted_at is not None  # as the query says
         last[item.account_id] = max(item.deleted_at, last.get(item.account_id, item.deleted_at))
     for owner_id, deleted_at in last.items():
-        _forget_index(database, store, owner_id, deleted_at)
+        forget_index(database, store, owner_id, deleted_at)
         exports.remove_all(database, store, owner_id, trail.SYSTEM)
     for item in items:
         store.delete(item.object_key)
@@ -85,12 +89,14 @@ def erase_removed(
             for task in db.exec(select(ArchiveTask).where(ArchiveTask.item_id == item.id)):
                 task.dek_for_worker = task.sealed_note = None
                 db.add(task)
+            for one in forget:
+                one(db, [item.id])
             readings.forget(db, item.id)
             duplicates.forget(db, item.id)
     return len(items)
 
 
-def _forget_index(database: Database, store: ObjectStore, account_id: str, deleted_at: dt.datetime) -> None:
+def forget_index(database: Database, store: ObjectStore, account_id: str, deleted_at: dt.datetime) -> None:
     """Drops an index that may hold words of what was deleted then: nobody but the owner could take them out of it.
     Before the items' own keys go, so that a crash in between does it again."""
     with database.write() as db:

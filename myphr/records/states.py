@@ -1,6 +1,6 @@
-"""Lifecycle of exports. `EXPORT.move` is the only code that changes such a state."""
+"""Lifecycles of exports and deletions. `move` is the only code that changes such a state."""
 
-from myphr.records.models import Export
+from myphr.records.models import Deletion, Export
 from myphr.state_tables import StateTable
 
 EXPORT = StateTable(
@@ -16,4 +16,9 @@ EXPORT = StateTable(
         ("ready", "remove"): ("erase its key and its file", "removed"),
         ("ready", "expire"): ("erase its key and its file", "expired"),
     },
+)  # fmt: skip
+
+DELETION = StateTable(
+    "deletion", Deletion, "keyless",
+    {("keyless", "remove_bytes"): ("no container of it is in the store any more", "erased")},
 )  # fmt: skip

@@ -12,7 +12,7 @@ from sqlmodel import Session
 from myphr.ingest.fhir.states import FETCH
 from myphr.ingest.states import DROP_OFF, READING
 from myphr.machines.states import MACHINE, VM_SESSION
-from myphr.records.states import EXPORT
+from myphr.records.states import DELETION, EXPORT
 from myphr.sharing.models import Mail, Share
 from myphr.state_tables import StateTable, as_markdown
 
@@ -46,7 +46,7 @@ MAIL = StateTable(
 OPEN = ("offered", "opened")  # a share in one of these gives access
 
 _TABLES: dict[type, StateTable] = {Share: SHARE, Mail: MAIL}
-ALL = (VM_SESSION, MACHINE, SHARE, MAIL, DROP_OFF, READING, FETCH, EXPORT)
+ALL = (VM_SESSION, MACHINE, SHARE, MAIL, DROP_OFF, READING, FETCH, EXPORT, DELETION)
 
 
 def move(

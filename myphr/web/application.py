@@ -51,6 +51,7 @@ def create_app(portal: Portal) -> Flask:
         authorities,
         caregiver,
         correction,
+        deletions,
         dicom_web,
         drop_offs,
         entrance,
@@ -82,6 +83,7 @@ def create_app(portal: Portal) -> Flask:
     ):  # fmt: skip
         app.register_blueprint(module.blueprint)
     app.register_blueprint(everything.blueprint)
+    app.register_blueprint(deletions.blueprint)
     app.register_blueprint(handing_over.uploads_blueprint)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # its access lines would carry upload tokens
     return app

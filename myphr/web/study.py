@@ -22,13 +22,14 @@ from myphr.errors import (
 )
 from myphr.machines import vm_sessions
 from myphr.machines.models import VmSession
-from myphr.records import duplicates, exports, manifest, zip_stream
+from myphr.records import deletions, duplicates, manifest, zip_stream
 from myphr.records import items as records
 from myphr.records import labels as record_labels
 from myphr.records.items import ItemView, StudyPage
 from myphr.records.models import Item
 from myphr.records.opening import OpenItem
 from myphr.records.zip_stream import ZipMember
+from myphr.sharing import forgetting
 from myphr.viewers import catalogue
 from myphr.viewers.catalogue import Viewer
 from myphr.viewers.contents import Contents
@@ -122,7 +123,7 @@ def _folder_of(paths: list[str]) -> str:
 def delete_study(study_id: object) -> Response:
     page = _study(study_id)
     return _delete(
-        "study", records.remove_study, page.study.id, title=page.study.title, count=page.study.items_count,
+        "study", deletions.delete_study, page.study.id, title=page.study.title, count=page.study.items_count,
         size=page.study.size_words, back=url_for("study.study", study_id=study_id),
     )  # fmt: skip
 
@@ -193,7 +194,7 @@ def _blocks(opened: OpenItem) -> Iterator[bytes]:
 def delete_item(item_id: object) -> Response:
     item = _item(item_id)
     return _delete(
-        "file", records.remove_item, item.id, title=item.name, count=1, size=item.size_words,
+        "file", deletions.delete_item, item.id, title=item.name, count=1, size=item.size_words,
         back=url_for("study.item", item_id=item_id),
     )  # fmt: skip
 
@@ -226,10 +227,8 @@ def _delete(what: str, remove: Callable[..., object], id_: str, **context: Any) 
     """Asks first; POST deletes."""
     if request.method != "POST":
         return render_page("record/delete.html", what=f"this {what}", **context)
-    account_id = this_login().account.id
-    remove(portal().database, account_id, id_, Actor("patient", account_id))
-    exports.remove_all(portal().database, portal().store, account_id, Actor("patient", account_id))
-    flash(f"The {what} is deleted.")
+    remove(portal(), this_login(), id_, (forgetting.forget_items,))
+    flash(f"The {what} is deleted. Its keys are destroyed; you find the proof at the end of this page.")
     return redirect(url_for("record.my_record"), 303)  # type: ignore[return-value]
 
 

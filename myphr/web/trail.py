@@ -32,7 +32,8 @@ _ICON_OF_START = {
     "item": "file", "items": "upload", "archive": "zip", "study": "scan", "vm": "open",
     "machine": "trash", "isolation": "shield",
     "results": "download", "share": "share", "screen": "eye", "record": "share", "shared": "eye",
-    "emergency": "shield", "export": "download", "drop": "upload", "hospital": "download",
+    "emergency": "shield", "export": "download",
+    "keys": "trash", "bytes": "trash", "drop": "upload", "hospital": "download",
 }  # fmt: skip
 
 

@@ -19,8 +19,8 @@ from myphr.machines.models import Machine, VmSession
 from myphr.people import identities
 from myphr.people.models import AttributeGrant, Authority, Identity, Passkey, StoredKeyRing
 from myphr.portal import Portal
+from myphr.records import deletions, readings
 from myphr.records import items as records
-from myphr.records import readings
 from myphr.records.items import ItemWriter, file_sealed
 from myphr.records.models import Export, Item, ItemPreview, ItemReading
 from myphr.records.reading import FullReading, within_limits
@@ -212,3 +212,9 @@ def put_export(portal: Portal, account_id: str) -> str:
         db.add(export)
         db.flush()
         return export.id
+
+
+def put_deletion(signed_in: SignedIn, portal: Portal) -> str:
+    """A file that came and was deleted for ever; the id of the deletion."""
+    item = put_in(portal, signed_in.account.id, b"soon gone", "gone.txt")
+    return deletions.delete_item(portal, signed_in.login, item.id)

@@ -16,6 +16,7 @@ from tests.web.conftest import sign_in
 from tests.web.page_client import PageClient
 from tests.web.stage import (
     put_authority,
+    put_deletion,
     put_drop_off,
     put_export,
     put_fetch,
@@ -46,7 +47,7 @@ OF_THE_CALLER = {
     "drop_offs.mine", "drop_offs.create", "hospitals.choose", "hospitals.go",
     "find.find", "find.ask", "find.timeline", "find.timeline_reading",
 }  # fmt: skip
-OF_THE_CALLER |= {"everything.everything", "everything.progress", "everything.ask"}
+OF_THE_CALLER |= {"everything.everything", "everything.progress", "everything.ask", "deletions.mine"}
 OF_A_VISITOR = {"caregiver.screen", "caregiver.ticket", "caregiver.state", "caregiver.leave"}
 # The cookie of a drop-off's link: see test_handing_over.py.
 OF_A_LINK = {"handing_over.files", "handing_over.done"}
@@ -72,7 +73,7 @@ OF_ONE_OWNER = {
     "hospitals.back", "hospitals.fetch", "hospitals.progress", "hospitals.stop",
 }  # fmt: skip
 
-OF_ONE_OWNER |= {"everything.remove", "everything.download"}
+OF_ONE_OWNER |= {"everything.remove", "everything.download", "deletions.proof", "deletions.certificate"}
 
 
 def rules_of(app: Flask) -> list[UrlRule]:
@@ -130,7 +131,7 @@ def things(portal: Portal, patient: SignedIn) -> dict[str, str]:
         "question": questions.seal(patient.login.ring(), account_id, Question("knee")),
         "share_id": "6a1b0000-0000-4000-8000-000000000000", **put_authority(portal, account_id),
         "passkey_id": put_passkey(portal, other.id),
-        "export_id": put_export(portal, account_id),
+        "export_id": put_export(portal, account_id), "deletion_id": put_deletion(patient, portal),
     }  # fmt: skip
 
 

@@ -186,7 +186,7 @@ def test_the_list_polls_only_while_an_archive_is_being_unpacked(
         task.state, task.members_done = "done", 40
         db.add(task)
     answer = vera.get("/record/items", htmx=True)
-    assert "every" not in answer.text and "40 new files" in answer.text
+    assert "every 2s" not in answer.text and "40 new files" in answer.text
 
 
 def test_a_refused_archive_says_why(vera: PageClient, portal: Portal, patient: SignedIn) -> None:

@@ -82,7 +82,7 @@ PACKAGES = {
     "container": "crypto", "envelope": "crypto", "passwords": "crypto", "service_keys": "people", "accounts": "people",
     "login_sessions": "people", "trail": "audit", "store": "records", "items": "records", "manifest": "records",
     "uploads": "ingest", "identify": "ingest", "dicom": "ingest", "archives": "ingest", "demo": "ingest",
-    "drop_offs": "ingest", "exports": "records",
+    "drop_offs": "ingest", "exports": "records", "deletions": "records",
     "catalogue": "viewers", "suggest": "viewers", "builder": "viewers", "proxmox": "machines", "lease": "machines",
     "vm_sessions": "machines", "pool": "machines", "reaper": "machines", "templates": "machines",
     "left_over": "machines", "addresses": "machines", "tickets": "sharing", "shares": "sharing", "live": "sharing",

@@ -13,8 +13,8 @@ from myphr.ingest.states import DROP_OFF, READING
 from myphr.machines.models import Machine, VmSession
 from myphr.machines.states import MACHINE, VM_SESSION, move
 from myphr.people.models import Account
-from myphr.records.models import Export, Item, ItemReading
-from myphr.records.states import EXPORT
+from myphr.records.models import Deletion, Export, Item, ItemReading
+from myphr.records.states import DELETION, EXPORT
 from myphr.sharing.models import Mail, Share
 from myphr.sharing.states import ALL, MAIL, SHARE
 from myphr.state_tables import StateConflict, StateTable, as_markdown
@@ -60,6 +60,8 @@ def new_row(db, table: StateTable, state: str):
             account_id=account.id, sealed_name=b"", token_sha256=new_id(), ae_title=new_id(), state=state, files_max=1,
             bytes_max=1, expires_at=now(),
         )  # fmt: skip
+    elif table is DELETION:
+        row = Deletion(account_id=account.id, what="file", items_count=1, item_ids="[]", sealed_note=b"", state=state)
     elif table is EXPORT:
         row = Export(account_id=account.id, key_for_worker=None, sealed_key=b"", state=state)
     else:
