@@ -10,7 +10,7 @@ import sys
 import time
 
 ALL = ("start", "screen", "uploads", "files", "pages", "abe", "sharing", "identification", "previews", "suggestions",
-       "receiving")  # fmt: skip
+       "receiving", "search")  # fmt: skip
 
 
 def machine() -> str:

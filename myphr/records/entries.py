@@ -21,6 +21,7 @@ SOURCES: Mapping[str, tuple[str, str]] = {
     "archive": ("Unpacked from an archive or disc", "unpacked from an archive or disc"),
     "result": ("Saved from a viewer", "saved from a viewer"),
     "drop-off": ("Sent by a practice", "sent by a practice"),
+    "fhir": ("From a hospital", "came from a hospital"),
 }
 DAMAGED = "A file whose description is damaged"
 _FIRST_YEAR = 1800
@@ -62,30 +63,31 @@ def of_item(
     its = kept.labels if kept else labels.guess(item.format, details.get("headers"), added)
     name, path = str(details.get("name") or DAMAGED), str(details.get("path") or "")
     format = formats.of(item.format)
-    day = _said_day(kept, added) or known_day(said.date)
-    if not day and (taken := summaries.date_of(str(headers.get("study_date") or ""))):
-        day = taken.isoformat()
-    facts = " ".join(f"{fact} {value}" for fact, value in said.facts)
-    title, place = said.title or name, said.place or str(headers.get("hospital") or "")
-    patient = said.patient or summaries.person_words(str(headers.get("patient_name") or ""))
-    about = _joined(
-        path if name in path else _joined(name, path) if title == name else name, said.kind_words, format.words,
-        labels.TYPES[its.type][0], place, said.author, _searched_day(day), patient, facts,
-    )  # fmt: skip
-    text = said.text
     kinds = {
         "type": its.type, "modality": None if its.modality == NO_MODALITY else its.modality, "source": item.source,
         "format": item.format,
     }  # fmt: skip
+    title, facts = said.title or name, " ".join(f"{fact} {value}" for fact, value in said.facts)
     if item.study_id is not None:  # what its headers say stands in the study's summary
-        alone = _joined(path, said.kind_words if text else "", facts if text else "")
-        return None, Doc(item.id, study_key(item.study_id), stamp, title, alone, text, **kinds)
-    entry = Entry(
-        item_key(item.id), title, said.kind_words or format.words, name if title != name else "", day, place,
-        said.author, patient, summaries.size_words(item.plain_bytes), format.icon, item.source,
-        item.created_at.isoformat(),
+        alone = _joined(path, said.kind_words if said.text else "", facts if said.text else "")
+        return None, Doc(item.id, study_key(item.study_id), stamp, title, alone, said.text, **kinds)
+    day = _said_day(kept, added) or known_day(said.date)
+    if not day and (taken := summaries.date_of(str(headers.get("study_date") or ""))):
+        day = taken.isoformat()
+    place = said.place or str(headers.get("hospital") or "")
+    patient = said.patient or summaries.person_words(str(headers.get("patient_name") or ""))
+    about = _joined(
+        path if name in path else _joined("" if title == name else name, path), said.kind_words, format.words,
+        labels.TYPES[its.type][0], place, said.author, _searched_day(day), patient, facts,
     )  # fmt: skip
-    return entry, Doc(item.id, entry.key, stamp, title, about, text, **kinds)
+    kind = said.kind_words or format.words
+    if kind.casefold() == title.casefold():  # its name tells such files apart
+        kind = name
+    entry = Entry(
+        item_key(item.id), title, kind, name if name not in (title, kind) else "", day, place, said.author, patient,
+        summaries.size_words(item.plain_bytes), format.icon, item.source, item.created_at.isoformat(),
+    )  # fmt: skip
+    return entry, Doc(item.id, entry.key, stamp, title, about, said.text, **kinds)
 
 
 def _said_day(kept: Kept | None, added: dt.date) -> str:

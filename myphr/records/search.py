@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 
+import sqlalchemy as sa
 from sqlalchemy import func
 from sqlmodel import col, select
 
@@ -193,19 +194,20 @@ class Behind:
 def _stamps(parts: RecordParts, account_id: str) -> tuple[set[str], dict[str, bytes]]:
     """The ids of the record's studies; and for each study, then each file, something that changes with what the index
     holds of it, without opening anything: what is sealed anew begins with fresh random bytes."""
-    with parts.database.read() as db:
-        studies = db.exec(
-            select(Study.id, Study.items_count, Study.changed_at, func.substr(Study.sealed_summary, 2, 12))
-            .where(Study.account_id == account_id, col(Study.deleted_at).is_(None), Study.items_count > 0)
-        ).all()  # fmt: skip
-        items = db.exec(
-            select(  # type: ignore[call-overload]  # SQLModel's stubs end at four columns
-                Item.id, Item.study_id, Item.format, func.substr(Item.sealed_details, 2, 12),
-                func.substr(Item.wrapped_labels, 2, 12), func.substr(ItemReading.sealed_reading, 2, 12),
-            )
-            .outerjoin(ItemReading, col(ItemReading.item_id) == Item.id)
-            .where(Item.account_id == account_id, col(Item.deleted_at).is_(None))
-        ).all()  # fmt: skip
+    of_studies = sa.select(
+        col(Study.id), col(Study.items_count), col(Study.changed_at), func.substr(Study.sealed_summary, 2, 12)
+    ).where(col(Study.account_id) == account_id, col(Study.deleted_at).is_(None), col(Study.items_count) > 0)
+    of_items = (
+        sa.select(
+            col(Item.id), col(Item.study_id), col(Item.format), func.substr(Item.sealed_details, 2, 12),
+            func.substr(Item.wrapped_labels, 2, 12), func.substr(ItemReading.sealed_reading, 2, 12),
+        )
+        .outerjoin(ItemReading, col(ItemReading.item_id) == Item.id)
+        .where(col(Item.account_id) == account_id, col(Item.deleted_at).is_(None))
+    )  # fmt: skip
+    with parts.database.read() as db:  # rows as they come: the session's own way takes twice as long for 10,000
+        studies = db.connection().execute(of_studies).all()
+        items = db.connection().execute(of_items).all()
     settled = now() - views.SETTLE
     found = {
         study_id: b"%d %d %b" % (count, changed_at > settled, summary)

@@ -11,11 +11,12 @@ from typing import Any
 from flask import Blueprint, Response, redirect, request, url_for
 
 from myphr.errors import NotFound
-from myphr.records import formats, questions
-from myphr.records.entries import SOURCES, day_words
+from myphr.records import formats, questions, readings
+from myphr.records.entries import SOURCES, day_words, item_key, study_key
 from myphr.records.labels import TYPES
 from myphr.records.search_index import FACETS, NO_YEAR, Entry, Question
 from myphr.records.summaries import modality_words
+from myphr.web import previews
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, SIGNED_IN_POLL, policy
 from myphr.web.rendering import render_page, wants_fragment, whole_number
@@ -101,7 +102,8 @@ def _page(question: Question) -> Response:
     return render_page(
         "record/find.html", "found", question=question, answer=answer, found=answer.found, within=_sealed(question),
         address=_address(question), groups=_groups(question, answer.found.counts), chosen=_chosen(question),
-        first=start + 1, last=start + len(answer.found.hits), row_words=row_words,
+        pictures=_pictures([hit.entry for hit in answer.found.hits]), row_words=row_words,
+        first=start + 1, last=start + len(answer.found.hits),
         earlier=_address(dataclasses.replace(question, start=max(0, start - SHOWN))) if start else None,
         later=_address(dataclasses.replace(question, start=start + SHOWN)) if start + SHOWN < total else None,
     )  # fmt: skip
@@ -158,16 +160,27 @@ def _value_words(name: str, value: str) -> str:
     return _VALUE_WORDS[name](value)
 
 
-def row_words(entry: Entry) -> dict[str, Any]:
-    """A row in plain words: when, where, by whom, whose name it bears, how it came."""
+def row_words(entry: Entry, under_day: bool) -> dict[str, Any]:
+    """A row in plain words: what, when, where, by whom, how large, how it came. `under_day`: day and place are said
+    above it."""
+    page, name = ("study.study", "study_id") if entry.is_study else ("study.item", "item_id")
+    values: dict[str, Any] = {name: entry.thing_id}
+    when = () if under_day else (day_words(entry.day) or "date not known", entry.place)
     return {
-        "address": url_for("study.study", study_id=entry.thing_id)
-        if entry.is_study
-        else url_for("study.item", item_id=entry.thing_id),
-        "when": day_words(entry.day) if entry.day else "date not known",
-        "facts": [text for text in (entry.place, entry.author and f"by {entry.author}", entry.size) if text],
-        "came": SOURCES[entry.source][1] if entry.source in SOURCES else "in your record",
+        "address": url_for(page, **values),
+        "facts": [text for text in (entry.kind, *when, entry.author and f"by {entry.author}", entry.size) if text],
+        "came": SOURCES[entry.source][1] if entry.source in SOURCES else "came into your record",
         "added": dt.datetime.fromisoformat(entry.added),
+    }
+
+
+def _pictures(entries: Sequence[Entry]) -> dict[str, str]:
+    """By the key of an entry, the item whose picture stands for it."""
+    alone = [entry.thing_id for entry in entries if not entry.is_study]
+    of_items = readings.with_preview(portal().database, alone)
+    of_studies = previews.of_studies([entry.thing_id for entry in entries if entry.is_study])
+    return {item_key(item_id): item_id for item_id in of_items} | {
+        study_key(study_id): item_id for study_id, item_id in of_studies.items()
     }
 
 
@@ -221,6 +234,7 @@ def _timeline() -> Response:
 
     return render_page(
         "record/timeline.html", "timeline", view=view, year=year, undated=undated, row_words=row_words,
+        pictures=_pictures(view.entries),
         months=[] if undated else months_of(view.entries), again=address(start, "find.timeline_reading"),
         later=address(max(0, start - TIMELINE_SHOWN)) if start else None,
         earlier=address(start + TIMELINE_SHOWN) if start + TIMELINE_SHOWN < view.total else None,
