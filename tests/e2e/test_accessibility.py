@@ -64,7 +64,8 @@ class Stage:
             "record": "/record", "study": f"/study/{self.study_id}", "delete": f"/study/{self.study_id}/delete",
             "file": f"/item/{self.item_id}", "account": "/account", "who looked": "/who-looked",
             "find": "/record/find", "timeline": "/record/timeline", "no date": "/record/timeline?undated=1",
-            "what a file is": f"/item/{self.item_id}/format", "practices": "/drop-offs", "stop a practice": f"/drop-offs/{drop_off.drop_off_id}/stop",
+            "what a file is": f"/item/{self.item_id}/format",
+            "practices": "/drop-offs", "stop a practice": f"/drop-offs/{drop_off.drop_off_id}/stop",
             "help": "/help", "missing": "/nothing-here",
             **{f"machine {state}": f"/machine/{its_id}" for state, its_id in sessions.items()},
         }  # fmt: skip
