@@ -1,6 +1,7 @@
-"""Previews a second: our capped reader, fork by fork, beside dcmtk's dcmj2pnm with Pillow making the same JPEG of the
-same files, one process a file; and the whole of the worker's way (unseal, read, seal, commit). CPU seconds besides,
-since the machine may be busy. With MYPHR_SAMPLES also the previews and readings of a folder of samples, by format.
+"""Previews a second: our capped reader, a fork a file and two at a time, beside dcmtk's dcmj2pnm with Pillow making the
+same JPEG of the same files, one process a file; and the whole of the worker's way (unseal, read, seal, commit). CPU
+seconds besides, since the machine may be busy. With MYPHR_SAMPLES also the previews and readings of a folder of
+samples, by format.
 """
 
 import collections
@@ -21,7 +22,7 @@ from pydicom.uid import RLELossless, generate_uid
 
 from myphr.ingest import identify
 from myphr.ingest.reading import FORMATS, work
-from myphr.ingest.reading.capped import Reader
+from myphr.ingest.reading.capped import Begun, ReadAt, Reader
 from myphr.records.filing import ItemWriter, file_sealed
 
 FILES = 100
@@ -68,6 +69,10 @@ def _measured(name: str, count: int, do: Callable[[], None]) -> tuple[float, flo
     return count / took, spent
 
 
+def _reading_of(content: bytes) -> ReadAt:
+    return lambda at, length: content[at : at + length]
+
+
 def _peer(files: list[Path]) -> None:
     for path in files:
         program = ["dcmj2pnm", "--quiet", "+Wm", "--write-raw-pnm", path]
@@ -82,9 +87,13 @@ def main() -> None:
 
     def ours() -> None:
         with Reader() as reader:
-            for content in slices:
-                full = reader.read("dicom", len(content), lambda at, length, content=content: content[at : at + length])
-                assert full is not None and full.preview
+            under_way: list[Begun] = []
+            for content in [*slices, None]:
+                if content is not None:
+                    under_way.append(reader.begin("dicom", len(content), _reading_of(content)))
+                while len(under_way) >= (work.AT_ONCE if content is not None else 1):
+                    full = under_way.pop(0).result()
+                    assert full is not None and full.preview
 
     fast, spent = _measured("our reader, started once", FILES, ours)
     if shutil.which("dcmj2pnm"):
@@ -142,7 +151,7 @@ def _coverage(folder: Path) -> None:
             row["files"] += 1
             if format_ not in FORMATS:
                 continue
-            full = reader.read(format_, len(content), lambda at, length, content=content: content[at : at + length])
+            full = reader.read(format_, len(content), _reading_of(content))
             if full is not None:
                 row["read"] += bool(full.reading.facts or full.reading.title)
                 row["preview"] += bool(full.preview)

@@ -3,6 +3,7 @@
 from flask import Blueprint, Response, flash, redirect, request, url_for
 
 from myphr.errors import FormRefused
+from myphr.ingest.reading import work as reading
 from myphr.records import correction, formats
 from myphr.records import items as records
 from myphr.sharing import delegations
@@ -48,6 +49,7 @@ def kind(item_id: object) -> Response:
         said = request.form.get("format", "")
         try:
             delegations.correct_kind(portal(), login, view.id, None if said == AS_TOLD else said)
+            reading.read_anew(portal(), login.account.id, login.ring(), view.id)
             flash("Noted. The file itself stays exactly as it came.")
             return redirect(url_for("study.item", item_id=view.id), 303)  # type: ignore[return-value]
         except FormRefused as refused:

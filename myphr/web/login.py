@@ -9,6 +9,7 @@ from typing import Any
 from flask import Flask, Response, current_app, g, request, session
 from flask_login import LoginManager, UserMixin, current_user, login_user, logout_user
 
+from myphr.ingest.reading import work as reading
 from myphr.machines import left_over
 from myphr.people import accounts
 from myphr.people.accounts import Login
@@ -68,6 +69,7 @@ def start(login_session: LoginSession, cookie_value: str) -> None:
     login_user(SignedIn(login))
     session.pop("_id", None)  # a hash of address and browser: we compare neither
     left_over.bring_in(portal(), login.account.id, login.ring())
+    reading.catch_up(portal(), login.account.id, login.ring())
     record_shares.catch_up(portal(), login)
     delegations.catch_up(portal(), login)
     portal().search.catch_up(login.ring(), login.account.id)

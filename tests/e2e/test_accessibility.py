@@ -4,9 +4,13 @@ Also what axe cannot see: targets of 44 px, a way with the keyboard, nothing tha
 """
 
 import datetime as dt
+import io
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 from sqlmodel import select
 
@@ -16,10 +20,11 @@ from myphr.ingest import drop_offs
 from myphr.people import accounts
 from myphr.people.models import Account
 from myphr.portal import Portal
+from myphr.records.reading import FullReading, Reading
 from myphr.sharing import shares
 from tests import accessibility
 from tests.e2e.conftest import Desk, Screen, register
-from tests.web.stage import isolation, put_in, put_study, put_vm_session
+from tests.web.stage import isolation, put_in, put_reading, put_study, put_vm_session
 
 pytestmark = pytest.mark.browser
 LOOKS = {
@@ -56,6 +61,12 @@ class Stage:
         cookie = next(c["value"] for c in page.context.cookies() if c["name"] == "myphr-key")
         login = accounts.resolve(portal.database, cookie)
         assert login
+        picture = io.BytesIO()
+        Image.new("L", (300, 200), 90).save(picture, "JPEG")
+        reading = Reading(title="Letter", date_words="26 August 2024", facts=(("Pages", "3"),), note="Only one page")
+        owner: Any = SimpleNamespace(login=login, account=login.account)
+        full = FullReading(reading, picture.getvalue(), "<h1>Letter</h1><p>Dear doctor</p>")
+        put_reading(portal, owner, self.item_id, full)
         self.share, self.link, self.passcode = shares.create(
             portal, login, sessions["live"], "tomas@family.example", "view", 3600
         )

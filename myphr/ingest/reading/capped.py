@@ -54,6 +54,19 @@ class ReaderGone(Exception):
     """The reader process does not start or ended as a whole: not the file's fault."""
 
 
+class Begun:
+    """A file that was handed over."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(ANSWER_SECONDS_MAX)
+        self._connection = connection
+
+    def result(self) -> FullReading | None:
+        """What the file says, or None if nothing could be read. Once."""
+        with self._connection as connection:
+            return _last_answer(connection)
+
+
 class Reader:
     """One reader process. Not for several threads. Ends with `close`, or by itself with this process."""
 
@@ -80,23 +93,30 @@ class Reader:
 
     def read(self, format_: str, total_bytes: int, read_at: ReadAt) -> FullReading | None:
         """What the file says, or None if nothing could be read. Raises ReaderGone, and whatever `read_at` raises."""
+        return self.begin(format_, total_bytes, read_at).result()
+
+    def begin(self, format_: str, total_bytes: int, read_at: ReadAt) -> "Begun":
+        """Hands the file over; it is read while the caller does something else, such as handing over the next one.
+        Raises ReaderGone, and whatever `read_at` raises."""
         length = min(total_bytes, BYTES_MAX_BY_FORMAT.get(format_, BYTES_MAX))
         ours, theirs = socket.socketpair()
-        with ours:
+        begun = Begun(ours)
+        try:
             with theirs:
                 try:
                     socket.send_fds(self._control, [b"file"], [theirs.fileno()])
                 except OSError:
                     raise ReaderGone("the reader is gone") from None
-            ours.settimeout(ANSWER_SECONDS_MAX)
             try:
                 ours.sendall(child.REQUEST.pack(format_.encode(), total_bytes, length))
                 for offset in range(0, length, BLOCK_BYTES):
-                    block = read_at(offset, min(BLOCK_BYTES, length - offset))
-                    ours.sendall(block)
+                    ours.sendall(read_at(offset, min(BLOCK_BYTES, length - offset)))
             except (BrokenPipeError, ConnectionResetError, TimeoutError):
-                return None  # it died of what it had seen
-            return _last_answer(ours)
+                pass  # it died of what it had seen: there may be words of it
+        except BaseException:
+            ours.close()
+            raise
+        return begun
 
     def close(self) -> None:
         self._control.close()

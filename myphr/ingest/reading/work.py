@@ -5,8 +5,10 @@ seconds and then goes to the end of the queue, because machines are started by t
 `jobs.ingest` and the sweep. Safe to run twice and beside itself: rows are claimed one by one.
 """
 
+import collections
 import datetime as dt
 import logging
+import threading
 import time
 from collections.abc import Sequence
 
@@ -15,13 +17,15 @@ from sqlmodel import Session, col, select
 from myphr.crypto import envelope
 from myphr.database import now
 from myphr.errors import ContainerError, EnvelopeError, NotFound, StoreFull
-from myphr.ingest.reading.capped import Reader, ReaderGone
+from myphr.ingest.reading import FORMATS
+from myphr.ingest.reading.capped import Begun, Reader, ReaderGone
 from myphr.ingest.states import READING
 from myphr.records import readings
 from myphr.records.filing import RecordParts
 from myphr.records.models import Item, ItemPreview, ItemReading
-from myphr.records.opening import open_item
+from myphr.records.opening import Ring, dek_of, open_item
 from myphr.records.reading import FullReading
+from myphr.records.views import load_item
 from myphr.state_tables import StateConflict
 
 log = logging.getLogger(__name__)
@@ -29,10 +33,12 @@ log = logging.getLogger(__name__)
 JOB = readings.JOB
 JOB_FURTHER = "jobs.ingest.read_items_further"  # another name: RQ refuses a second job of one that is still running
 JOB_SECONDS_MAX = 600
-BATCH = 16  # claimed and kept in one commit each
+AT_ONCE = 2
+BATCH = 8  # claimed and kept in one commit each
 TURN_SECONDS = 4  # then somebody else's machine is started
 ATTEMPTS_MAX = 3
-LOST = dt.timedelta(minutes=4)  # a batch of files that all run into their limit takes 4 min
+LOST = dt.timedelta(minutes=3)  # a batch of files that all run into their limit takes 2 min
+ORDERED_AT_ONCE = 200
 WAITING = dt.timedelta(seconds=20)
 
 
@@ -69,6 +75,63 @@ def sweep(parts: RecordParts) -> int:
     for account_id in accounts:
         parts.queue.enqueue(JOB, account_id, seconds_max=JOB_SECONDS_MAX)
     return len(accounts)
+
+
+# -- with the owner there -----------------------------------------------------------------------------
+def catch_up(parts: RecordParts, account_id: str, ring: Ring) -> threading.Thread | None:
+    """At sign-in: orders for files that have none, because they are older than readings are, or than we could read
+    their format. Never raises; what does not get done is done at the next sign-in."""
+    if not _without_order(parts, account_id, 1):
+        return None
+    thread = threading.Thread(target=_order_missing, args=(parts, account_id, ring), name="readings", daemon=True)
+    thread.start()
+    return thread
+
+
+def _order_missing(parts: RecordParts, account_id: str, ring: Ring) -> None:
+    try:
+        while items := _without_order(parts, account_id, ORDERED_AT_ONCE):
+            rows = []
+            for item in items:
+                try:
+                    rows.append(readings.order(parts.keys.worker.public, account_id, item.id, dek_of(ring, item)))
+                except EnvelopeError:  # a damaged row: noted as failed, or it would be tried for ever
+                    failed = ItemReading(item_id=item.id, account_id=account_id, dek_for_worker=None, state="failed")
+                    rows.append(failed)
+            with parts.database.write() as db:
+                there = db.exec(
+                    select(ItemReading.item_id).where(col(ItemReading.item_id).in_([item.id for item in items]))
+                ).all()
+                db.add_all(row for row in rows if row.item_id not in set(there))
+            parts.queue.enqueue(JOB, account_id, seconds_max=JOB_SECONDS_MAX)
+    except Exception as error:  # a thread of its own: nobody else would hear of it
+        log.error("orders to read: %s", type(error).__name__)
+
+
+def _without_order(parts: RecordParts, account_id: str, most: int) -> Sequence[Item]:
+    with parts.database.read() as db:
+        return db.exec(
+            select(Item)
+            .outerjoin(ItemReading, col(ItemReading.item_id) == Item.id)
+            .where(
+                Item.account_id == account_id, col(Item.deleted_at).is_(None), Item.sealed_dek != b"",
+                col(Item.format).in_(FORMATS), col(ItemReading.id).is_(None),
+            )
+            .limit(most)
+        ).all()  # fmt: skip
+
+
+def read_anew(parts: RecordParts, account_id: str, ring: Ring, item_id: str) -> None:
+    """After its owner said what a file is: what was read of it as something else is gone, and it is read as that.
+    Raises NotFound, EnvelopeError."""
+    item = load_item(parts.database, account_id, item_id)
+    row = readings.order(parts.keys.worker.public, account_id, item.id, dek_of(ring, item))
+    with parts.database.write() as db:
+        readings.forget(db, item.id)
+        if item.format in FORMATS:
+            db.add(row)
+    if item.format in FORMATS:
+        parts.queue.enqueue(JOB, account_id, seconds_max=JOB_SECONDS_MAX)
 
 
 def _put_back(db: Session, row: ItemReading) -> None:
@@ -109,22 +172,26 @@ def _claim(parts: RecordParts, account_id: str) -> list[tuple[ItemReading, Item]
 
 
 def _read_batch(parts: RecordParts, reader: Reader, batch: Sequence[tuple[ItemReading, Item]]) -> None:
+    """Two files are on their way at a time: while one is read, the next is opened and handed over."""
     done: list[tuple[ItemReading, bytes, FullReading | None]] = []
+    under_way: collections.deque[tuple[ItemReading, bytes, Begun | None]] = collections.deque()
     try:
         for row, item in batch:
-            done.append((row, *_read(parts, reader, row, item)))
+            under_way.append((row, *_begin(parts, reader, row, item)))
+            if len(under_way) >= AT_ONCE:
+                done.append(_ended(*under_way.popleft()))
     except ReaderGone:
-        log.warning("the reader ended; %d files are read later", len(batch) - len(done))
+        log.warning("the reader ended; %d files are read later", len(batch) - len(done) - len(under_way))
         raise
     finally:
+        done += [_ended(*one) for one in under_way]
         with parts.database.write() as db:
             for row, dek, full in done:
                 _keep(db, row, dek, full)
 
 
-def _read(
-    parts: RecordParts, reader: Reader, row: ItemReading, item: Item
-) -> tuple[bytes, FullReading | None]:  # fmt: skip
+def _begin(parts: RecordParts, reader: Reader, row: ItemReading, item: Item) -> tuple[bytes, Begun | None]:
+    """Its key, and the file on its way into the reader process; None if it cannot be opened."""
     try:
         context = readings.dek_context(row.id)
         dek = envelope.open_with(parts.keys.worker.private, row.dek_for_worker or b"", context=context)
@@ -133,12 +200,16 @@ def _read(
         log.warning("item %s is not read: %s", item.id, error.code)
         return b"", None
     try:
-        return dek, reader.read(item.format, opened.plain_bytes, opened.read_at)
+        return dek, reader.begin(item.format, opened.plain_bytes, opened.read_at)
     except (ContainerError, StoreFull, OSError) as error:
         log.warning("item %s is not read: %s", item.id, type(error).__name__)
         return dek, None
     finally:
         opened.close()
+
+
+def _ended(row: ItemReading, dek: bytes, begun: Begun | None) -> tuple[ItemReading, bytes, FullReading | None]:
+    return row, dek, begun.result() if begun is not None else None
 
 
 def _keep(db: Session, row: ItemReading, dek: bytes, full: FullReading | None) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 from sqlmodel import select
 
 from myphr.database import now
-from myphr.errors import EnvelopeError
+from myphr.errors import EnvelopeError, NotFound
 from myphr.ingest import identify
 from myphr.ingest.reading import work
 from myphr.ingest.states import READING
@@ -178,3 +178,37 @@ def test_a_job_gives_way_after_its_turn(portal, patient, monkeypatch):
     work.run(portal, patient.account.id)
     assert sorted(row.state for row in rows(portal)) == ["done", "waiting"]
     assert queued(portal) == ["jobs.ingest.read_items_further"]
+
+
+def test_a_file_that_has_no_order_yet_gets_one_when_its_owner_signs_in(portal, patient):
+    item = put(portal, patient, png())
+    with portal.database.write() as db:
+        readings.forget(db, item.id)
+    ring = patient.login.ring()
+    thread = work.catch_up(portal, patient.account.id, ring)
+    assert thread is not None
+    thread.join(10)
+    work.run(portal, patient.account.id)
+    assert [row.state for row in rows(portal)] == ["done"]
+    assert work.catch_up(portal, patient.account.id, ring) is None
+
+
+def test_a_file_whose_owner_says_what_it_is_is_read_as_that(portal, patient):
+    item = put(portal, patient, png())
+    work.run(portal, patient.account.id)
+    for format_, left in (("program", []), ("text", ["waiting"])):
+        with portal.database.write() as db:
+            db.get(Item, item.id).format = format_
+        work.read_anew(portal, patient.account.id, patient.login.ring(), item.id)
+        assert [row.state for row in rows(portal)] == left
+        assert readings.preview_of(portal.database, item.id, items.dek_of(patient.login.ring(), item)) is None
+    work.run(portal, patient.account.id)
+    assert [(row.state, row.has_preview) for row in rows(portal)] == [("done", False)]
+
+
+def test_nobody_else_has_a_file_read_anew(portal, patient, enter):
+    item = put(portal, patient, png())
+    stranger = enter(STRANGER)
+    with pytest.raises(NotFound):
+        work.read_anew(portal, stranger.account.id, stranger.login.ring(), item.id)
+    assert work.catch_up(portal, stranger.account.id, stranger.login.ring()) is None

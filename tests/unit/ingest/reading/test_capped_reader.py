@@ -55,7 +55,7 @@ def test_a_file_that_asks_for_too_much_memory_costs_only_itself(attacker):
 def test_a_file_that_never_ends_is_killed(attacker, monkeypatch):
     began = time.monotonic()
     assert attacker.run("resource.setrlimit(resource.RLIMIT_CPU, (1, 1))\nwhile True: pass") is None
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < child.WALL_SECONDS
     assert attacker.run("say('next')").reading.title == "next"
 
 

@@ -7,12 +7,13 @@ import json
 import struct
 
 import edfio
+import hl7
 import numpy
 import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from myphr.ingest.reading import FORMATS, child, kinds, safe_html, scp
+from myphr.ingest.reading import FORMATS, child, hl7v2, kinds, safe_html, scp
 from myphr.records import formats
 from tests.unit.ingest.reading.conftest import Read
 
@@ -211,6 +212,18 @@ def test_a_laboratory_message_is_a_table_of_results(read: Read):
     for words in ("182 mg/dl", "high", "70-105"):
         assert f"<td>{words}</td>" in full.narrative
     assert "One line<br>another &amp; more" in full.narrative and harmless(full.narrative)
+
+
+def test_fields_of_a_message_are_those_of_another_parser():
+    text = (
+        "MSH|^~\\&|LIS|Lab^1|||20240826||ORU^R01|1|P|2.5\rPID|1||4711^^^A~4712||Lindqvist^Vera^M^^Dr\r"
+        "OBX|1|CE|GLU^Glucose^L||H^high&very^X||70-105\\T\\more|H\r"
+    )
+    ours, theirs = hl7v2.Message(text), hl7.parse(text)
+    for segment, field, component in (("MSH", 4, 1), ("MSH", 9, 2), ("PID", 3, 1), ("PID", 5, 1), ("PID", 5, 5),
+                                      ("OBX", 3, 2), ("OBX", 5, 2), ("OBX", 7, 1)):  # fmt: skip
+        expected = theirs.unescape(theirs.extract_field(segment, 1, field, 1, component, 1))
+        assert ours.get(segment, field, component) == expected, (segment, field, component)
 
 
 def test_a_document_in_a_message_is_shown(read: Read):
