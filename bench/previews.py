@@ -79,7 +79,7 @@ def _peer(files: list[Path]) -> None:
         done = subprocess.run(program, check=True, stdout=subprocess.PIPE)
         image = Image.open(io.BytesIO(done.stdout))
         image.thumbnail((512, 512))
-        image.save(io.BytesIO(), "JPEG", quality=82, optimize=True)
+        image.save(io.BytesIO(), "JPEG", quality=82)
 
 
 def main() -> None:

@@ -234,7 +234,7 @@ def _grey(pixels: NDArray, one: Dataset) -> NDArray:
     if int(one.get("BitsAllocated") or 8) == 1:
         grey = (pixels > 0).astype("uint8") * 255
         return grey
-    values = numpy.asarray(apply_modality_lut(pixels, one), dtype="float32")
+    values = _rescaled(pixels, one)
     if "VOILUTSequence" in one and "WindowCenter" not in one and len(one.VOILUTSequence):
         looked_up = apply_voi(values.astype("int32"), one)
         grey = _spread(numpy.asarray(looked_up, dtype="float32"), looked_up.min(), looked_up.max())
@@ -244,6 +244,23 @@ def _grey(pixels: NDArray, one: Dataset) -> NDArray:
         grey = _spread(values, *_used(values, pixels, one))
     # MONOCHROME1 is shown inverted; its presentation LUT shape INVERSE says the same once more (C.8.11.3.1.2).
     return 255 - grey if str(one.PhotometricInterpretation) == "MONOCHROME1" else grey
+
+
+def _rescaled(pixels: NDArray, one: Dataset) -> NDArray:
+    """Modality values (C.7.6.3.1.1, C.11.1), in place where that is all: each copy of a picture costs as much as its
+    decoding."""
+    if "ModalityLUTSequence" in one and len(one.ModalityLUTSequence):
+        return numpy.asarray(apply_modality_lut(pixels, one), dtype="float32")
+    values = pixels.astype("float32")
+    try:
+        slope, intercept = float(one.get("RescaleSlope") or 1), float(one.get("RescaleIntercept") or 0)
+    except (TypeError, ValueError):
+        return values
+    if slope != 1:
+        values *= slope
+    if intercept:
+        values += intercept
+    return values
 
 
 def _window(one: Dataset) -> tuple[float, float, str] | None:
@@ -275,7 +292,7 @@ def _windowed(values: NDArray, center: float, width: float, function: str) -> ND
         low, high = center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
     if high <= low:
         return numpy.where(values > low, 255, 0).astype("uint8")
-    return (numpy.clip((values - low) / (high - low), 0, 1) * 255).astype("uint8")
+    return _spread(values, low, high)
 
 
 def _used(values: NDArray, pixels: NDArray, one: Dataset) -> tuple[float, float]:
@@ -296,8 +313,13 @@ def _used(values: NDArray, pixels: NDArray, one: Dataset) -> tuple[float, float]
 
 
 def _spread(values: NDArray, low: float, high: float) -> NDArray:
-    values = numpy.nan_to_num(values)
-    return (numpy.clip((values - low) / ((high - low) or 1), 0, 1) * 255).astype("uint8")
+    """`values` from low to high as 0 to 255. Takes them over: they are another's no more."""
+    if not numpy.isfinite(values.min() + values.max()):
+        values = numpy.nan_to_num(values)
+    values = values.astype("float32", copy=False) if values.flags.writeable else values.astype("float32")
+    values -= low
+    values *= 255 / ((high - low) or 1)
+    return numpy.clip(values, 0, 255, out=values).astype("uint8")
 
 
 def _eight_bits(pixels: NDArray, one: Dataset) -> NDArray:

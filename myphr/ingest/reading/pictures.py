@@ -19,7 +19,7 @@ def jpeg_of(image: Image.Image) -> bytes:
     image.thumbnail((SIDE_PIXELS_MAX, SIDE_PIXELS_MAX), Image.Resampling.LANCZOS, reducing_gap=2.0)
     for quality in QUALITIES:
         out = io.BytesIO()
-        image.save(out, "JPEG", quality=quality, optimize=True)
+        image.save(out, "JPEG", quality=quality)
         if out.tell() <= PREVIEW_BYTES_MAX:
             return out.getvalue()
     raise ValueError("a picture that no quality makes small")
