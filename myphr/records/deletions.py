@@ -25,6 +25,7 @@ from myphr.crypto import envelope
 from myphr.database import Database, new_id, now
 from myphr.errors import CertificateWrong, EnvelopeError, NotFound
 from myphr.people.login_sessions import Login
+from myphr.people.models import Account
 from myphr.records import exports, removal
 from myphr.records.filing import RecordParts
 from myphr.records.models import (
@@ -93,6 +94,8 @@ def _delete(
     row.item_ids = json.dumps(ids)
     owner = Actor("patient", account_id)
     with parts.database.write() as db:
+        # One at a time per record: PostgreSQL would let two delete the same file, and count it twice.
+        db.exec(select(Account.id).where(Account.id == account_id).with_for_update()).first()
         current = [db.get(Item, item_id) for item_id in ids]
         if any(item is None or item.deleted_at is not None for item in current):
             raise NotFound("item")  # somebody was faster
