@@ -38,7 +38,7 @@ from myphr.viewers.catalogue import Viewer
 ACCOUNT_EMAIL = "check-of-the-viewers@localhost.invalid"  # a name that can never receive mail (RFC 2606)
 SIZE = (320, 200)  # in which screens are compared: a font's smoothing does not count, a missing line does
 DIFFERENT = 24  # of 255: a pixel that differs this much from the empty desk belongs to what was opened
-LIKENESS_MIN = 0.85
+LIKENESS_MIN = 0.95  # a plan without its contours scores 0.91, an error page at most 0.1
 LIVE_SECONDS_MAX = 400
 LOOK_SECONDS_MAX = 20  # a viewer may go on drawing after it said that it is ready
 AGAIN_DAYS = 7
