@@ -6,9 +6,10 @@ were guessed from the format decide who may open a file shared by kind.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 from sqlalchemy import update
-from sqlmodel import col
+from sqlmodel import Session, col
 
 from myphr.audit import trail
 from myphr.audit.trail import Actor
@@ -39,9 +40,13 @@ def kind_of(database: Database, ring: KeyRing, account_id: str, item_id: str) ->
     return Kind(item.format, open_details(dek_of(ring, item), item.id, item.sealed_details).get(IDENTIFIED))
 
 
-def correct(database: Database, ring: KeyRing, account_id: str, item_id: str, code: str | None) -> Labels | None:
+def correct(
+    database: Database, ring: KeyRing, account_id: str, item_id: str, code: str | None,
+    read_anew: Callable[[Session, Item, bytes], None] | None = None,
+) -> Labels | None:  # fmt: skip
     """The owner says that the file is of format `code`, or (None) that we were right after all. Returns the labels that
-    follow from it, None where the owner said those too or nothing changed.
+    follow from it, None where the owner said those too or nothing changed. `read_anew` orders, in the same commit, what
+    was read out of the file as something else.
 
     Safe to run twice. Raises NotFound for what is not theirs, FormRefused for no format, EnvelopeError for a damaged
     row."""
@@ -71,5 +76,8 @@ def correct(database: Database, ring: KeyRing, account_id: str, item_id: str, co
             if done:
                 trail.record(db, "item-kind-corrected", account_id=account_id, actor=Actor("patient", account_id),
                              item=item.id)  # fmt: skip
+                if read_anew is not None:
+                    item.format = wanted
+                    read_anew(db, item, dek)
                 return follows
     raise FormRefused("format", reason="it was changed at this very moment; look at it and say it once more")

@@ -26,7 +26,7 @@ from myphr.people.identities import AWAY, Person, VerifiedPerson
 from myphr.people.identity_keys import IdentityKeys
 from myphr.people.keyholder import Block, Rule, Speaker
 from myphr.people.models import Account
-from myphr.records import correction
+from myphr.records import correction, readings
 from myphr.records import labels as record_labels
 from myphr.records.labels import TYPES, Labels
 from myphr.records.models import Item
@@ -338,8 +338,14 @@ def relabel(parts: Parts, login: "Login", item_id: str, labels: Labels) -> None:
 
 def correct_kind(parts: Parts, login: "Login", item_id: str, code: str | None) -> None:
     """The owner says of which format a file is (None: as we told); what is shared by kind follows. Raises NotFound,
-    FormRefused, EnvelopeError."""
-    labels = correction.correct(parts.database, login.ring(), login.account.id, item_id, code)
+    FormRefused, EnvelopeError. The worker reads the file anew."""
+
+    def read_anew(db: Session, item: Item, dek: bytes) -> None:
+        readings.forget(db, item.id)  # who reads it this moment as something else finds the order gone
+        db.add(readings.order(parts.keys.worker.public, item.account_id, item.id, dek))
+
+    labels = correction.correct(parts.database, login.ring(), login.account.id, item_id, code, read_anew)
+    parts.queue.enqueue(readings.JOB, login.account.id)
     if labels is not None:
         _moved(parts, login, {item_id: labels})
 

@@ -1,9 +1,11 @@
 """The page on which the owner says what a file is."""
 
 import pytest
+from sqlmodel import select
 
 from myphr.portal import Portal
 from myphr.records.formats import FORMATS
+from myphr.records.models import ItemReading
 from tests.cast import SignedIn
 from tests.web.conftest import sign_in
 from tests.web.page_client import PageClient, text_of
@@ -24,6 +26,9 @@ def test_the_owner_corrects_what_a_file_is_and_takes_it_back(
     offered = {str(box["value"]) for box in vera.page(f"/item/{letter}/format").select("input[name=format]")}
     assert offered == set(FORMATS)
     assert vera.post(f"/item/{letter}/format", {"format": "hl7v2"}).status_code == 303
+    with portal.database.read() as db:  # the worker is to read it as what it is
+        [order] = db.exec(select(ItemReading).where(ItemReading.item_id == letter)).all()
+    assert order.state == "waiting" and order.dek_for_worker and order.sealed_reading is None
     words = text_of(vera.get(f"/item/{letter}"))
     assert FORMATS["hl7v2"].words in words and "lab result" in words
     assert "because you said so" in text_of(vera.get(f"/item/{letter}/format"))
