@@ -9,7 +9,7 @@ import platform
 import sys
 import time
 
-ALL = ("start", "screen", "uploads", "files", "pages", "abe", "sharing", "identification", "previews", "suggestions",
+ALL = ("start", "screen", "uploads", "discs", "files", "pages", "abe", "sharing", "identification", "previews", "suggestions",
        "receiving", "search")  # fmt: skip
 
 

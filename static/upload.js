@@ -1,5 +1,6 @@
-/* Puts files into the record: drop or pick files, a folder or a zip; four at a time over tus 1.0, each resumable.
-   What is kept for a resume (the upload's address) stays in this tab only, under a hash: file names tell too much. */
+/* Puts files into the record: drop or pick files, a folder, a zip or the image of a disc; four at a time over tus 1.0,
+   each resumable. What is kept for a resume stays in this tab only, under a hash, as file names tell too much: the
+   address of an upload, and which files of a choice are stored already, until all are tried. */
 "use strict";
 (() => {
   const drop = document.getElementById("drop");
@@ -36,9 +37,23 @@
     },
   };
 
+  // After a reload the same folder is chosen again: what of it was stored is not sent twice. Forgotten once all is tried.
+  const stored = {
+    _key: (print) => `stored:${print}`,
+    has(print) { return print !== null && sessionStorage.getItem(this._key(print)) !== null; },
+    add(print) {
+      if (print === null) return;
+      try { sessionStorage.setItem(this._key(print), "1"); } catch { /* full: it is sent again, and found to be there */ }
+    },
+    clear() {
+      for (const key of Object.keys(sessionStorage)) if (key.startsWith("stored:")) sessionStorage.removeItem(key);
+    },
+  };
+
   async function fingerprint(file, path) {
     if (!window.crypto || !crypto.subtle) return null; // plain http on another host: no resume after a reload
-    const text = new TextEncoder().encode(`${path}|${file.size}|${file.lastModified}`);
+    const where = `${drop.dataset.endpoint}|${drop.dataset.owner || ""}`; // somebody else may sign in in this tab
+    const text = new TextEncoder().encode(`${where}|${path}|${file.size}|${file.lastModified}`);
     const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", text));
     return Array.from(hash.slice(0, 16), (byte) => byte.toString(16).padStart(2, "0")).join("");
   }
@@ -52,18 +67,29 @@
   const count_words = (n) => `${n.toLocaleString("en")} ${n === 1 ? "file" : "files"}`;
 
   // -- what the server said, in words ---------------------------------------------------------------
-  function reason(error) {
+  async function reason(error, file) {
     const answer = error && error.originalResponse;
+    if (!answer && !await is_readable(file)) return "It could not be read. If it is on a disc, the disc may be damaged.";
     if (!answer) return navigator.onLine === false ? "You are offline. It goes on when you are back." : "The connection was lost.";
     if (answer.getStatus() === 401 && !handed) return "You are signed out. Sign in again, then put this file in once more.";
     const text = (answer.getBody() || "").trim();
     return text && text.length < 200 && !text.startsWith("<") ? text : "The portal could not take this file.";
   }
 
+  async function is_readable(file) {
+    try {
+      const step = 4 * 1024 * 1024;
+      for (const from of file.size > step ? [0, file.size - step] : [0]) await file.slice(from, from + step).arrayBuffer();
+      return true;
+    } catch { return false; }
+  }
+
   // -- sending ----------------------------------------------------------------------------------------
-  function send(job) {
+  async function send(job) {
     job.state = "sending";
     job.why = "";
+    job.print = await fingerprint(job.file, job.path);
+    if (stored.has(job.print)) { finish(job); return; }
     const upload = job.upload = new tus.Upload(job.file, {
       endpoint: drop.dataset.endpoint,
       metadata: { filename: job.file.name, relativePath: job.path, filetype: job.file.type || "application/octet-stream" },
@@ -71,16 +97,17 @@
       retryDelays: RETRY_MS,
       removeFingerprintOnSuccess: true,
       urlStorage: tab_storage,
-      fingerprint: () => fingerprint(job.file, job.path),
+      fingerprint: async () => job.print,
       onShouldRetry(error) {
         const status = error.originalResponse ? error.originalResponse.getStatus() : 0;
         return status === 0 || status === 409 || status === 423 || status === 429 || (status >= 500 && status !== 507);
       },
       onProgress(sent) { job.sent = sent; draw(); },
-      onSuccess() { job.state = "done"; job.sent = job.file.size; job.upload = null; name_handed(job.path); next(); },
-      onError(error) {
+      onAfterResponse(_request, answer) { if (answer.getHeader("MyPHR-Duplicate") === "yes") job.again = true; },
+      onSuccess() { finish(job); },
+      async onError(error) {
+        job.why = await reason(error, job.file);
         job.state = "failed";
-        job.why = reason(error);
         job.lost = !error.originalResponse;
         next();
       },
@@ -89,6 +116,15 @@
       if (earlier.length) upload.resumeFromPreviousUpload(earlier[0]);
       upload.start();
     });
+  }
+
+  function finish(job) {
+    job.state = "done";
+    job.sent = job.file.size;
+    job.upload = null;
+    stored.add(job.print);
+    name_handed(job.path);
+    next();
   }
 
   function name_handed(path) {
@@ -103,6 +139,7 @@
       if (sending >= AT_ONCE) break;
       if (job.state === "waiting") { send(job); sending += 1; }
     }
+    if (sending === 0) stored.clear(); // over: a file that is deleted by now may be wanted again
     refresh_record(sending === 0);
     keep_awake(sending > 0);
     draw();
@@ -145,6 +182,15 @@
     return item;
   }
 
+  /* "2,000 files stored, 3 you had already, 1 could not be stored" */
+  function summary(done, failed, total) {
+    const again = done.filter((job) => job.again).length;
+    const had = again ? `, ${again.toLocaleString("en")} you had already` : "";
+    if (failed.length) return `${count_words(done.length - again)} stored${had}, ${failed.length.toLocaleString("en")} could not be stored`;
+    if (again) return `${count_words(done.length - again)} stored${had}`;
+    return `All stored: ${count_words(done.length)}, ${size_words(total)}`;
+  }
+
   function draw_now() {
     const done = jobs.filter((job) => job.state === "done");
     const failed = jobs.filter((job) => job.state === "failed");
@@ -153,7 +199,7 @@
     const sent = jobs.reduce((sum, job) => sum + Math.min(job.sent, job.file.size), 0);
     const over = !sending.length && !jobs.some((job) => job.state === "waiting");
     let words = `${done.length.toLocaleString("en")} of ${count_words(jobs.length)} stored, ${size_words(sent)} of ${size_words(total)}`;
-    if (over) words = failed.length ? `${count_words(done.length)} stored, ${failed.length} not stored` : `All stored: ${count_words(done.length)}, ${size_words(total)}`;
+    if (over) words = summary(done, failed, total);
     part("count").textContent = words;
     part("all").max = Math.max(1, total + jobs.length); // each file counts one byte more, so that empty ones show too
     part("all").value = sent + done.length;

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import FileChooser, Page, Route, expect
 from pydicom.uid import generate_uid
 
+from tests import discs
 from tests.cast import PATIENT
 from tests.e2e.conftest import Desk, Screen, register
 from tests.web.stage import dicom_bytes
@@ -75,6 +76,45 @@ def test_dropped_files_are_stored_too(page: Page) -> None:
     page.locator("#drop").dispatch_event("drop", {"dataTransfer": transfer})
     done(page, "2 files")
     expect(page.locator("#documents li")).to_have_count(2)
+
+
+def test_the_same_folder_again_says_that_it_is_here(page: Page, disc: Path) -> None:
+    page.locator("#upload-pick-folder").set_input_files(disc)
+    done(page, "All stored: 13 files")
+    (disc / "NEW.TXT").write_text("new on the disc")
+    page.locator("#upload-pick-folder").set_input_files(disc)
+    done(page, "1 file stored, 13 you had already")
+
+
+def test_after_a_reload_the_same_folder_goes_on_where_it_was(page: Page, disc: Path) -> None:
+    sent: list[str] = []
+
+    def some(route: Route) -> None:
+        sent.append(route.request.url)
+        if len(sent) <= 6:
+            route.continue_()  # the others hang, as on a bad line
+
+    page.route("**/uploads", some)
+    page.locator("#upload-pick-folder").set_input_files(disc)
+    expect(page.locator("#upload-count")).to_contain_text("6 of 13 files stored")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.reload()
+    page.unroute("**/uploads")
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.method) if request.url.endswith("/uploads") else None)
+    page.locator("#upload-pick-folder").set_input_files(disc)
+    done(page, "All stored: 13 files")
+    assert requests.count("POST") == 7
+    expect(page.locator("#studies li")).to_contain_text("12 images")
+
+
+def test_the_image_of_a_disc_is_taken_apart_and_its_page_tells_of_it(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "disc.iso").write_bytes(discs.iso_of(discs.patient_cd()))
+    page.locator("#upload-pick-files").set_input_files(tmp_path / "disc.iso")
+    expect(page.locator("#studies li")).to_contain_text("12 images", timeout=60_000)
+    page.locator("#documents").get_by_role("link", name="disc.iso", exact=True).click()
+    expect(page.locator("body")).to_contain_text("The disc lists 15 images, we found 12.")
+    expect(page.locator("body")).to_contain_text("This disc brought its own viewer: eFilm Lite (Windows program).")
 
 
 def test_files_can_be_chosen_with_the_keyboard_alone(page: Page, tmp_path: Path) -> None:
