@@ -1,5 +1,6 @@
 """The time capsule of a disc: images become items, programs stay in the image, and a note says what there was."""
 
+import concurrent.futures
 import os
 import signal
 import subprocess
@@ -196,6 +197,43 @@ def test_a_disc_and_a_zip_of_it_share_their_files_and_each_says_so(portal, patie
     assert len(set(portal.store.keys()) - kept) == 1  # the zip itself
     with portal.database.read() as db:
         assert {row.source_id for row in db.exec(select(ItemRepeat))} == {task.item_id}
+
+
+def test_two_discs_at_once_with_the_same_files_file_each_once(portal, patient):
+    files = made.patient_cd(images=90, missing=0)
+    tasks = [put(portal, patient, made.iso_of(files))[1], put(portal, patient, hostile.zip_of(*files.items()))[1]]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for one in [pool.submit(archives.expand, portal, task_id) for task_id in tasks]:
+            one.result()
+    with portal.database.read() as db:
+        rows = [db.get(ArchiveTask, task_id) for task_id in tasks]
+    assert [(row.state, row.members_done) for row in rows] == [("done", 92)] * 2
+    assert sum(row.members_duplicate for row in rows) == 92
+    assert len(paths(portal, patient)) == 92 and len(list(portal.store.keys())) == 94
+
+
+def test_what_is_deleted_while_its_disc_comes_again_is_stored_again(portal, patient, monkeypatch):
+    """Left out of the store as known, and gone from the record before the commit."""
+    from myphr.audit.trail import Actor
+
+    put_disc(portal, patient, made.iso_of({"IM1": made.image(1)}))
+    _, task_id = put(portal, patient, hostile.zip_of(("IM1", made.image(1))), "cd.zip")
+    held = archives.held
+
+    def deleting(parts, sealed):
+        known = held(parts, sealed)
+        with portal.database.read() as db:
+            there = db.exec(select(Item).where(Item.format == "dicom", Item.deleted_at.is_(None))).all()
+        for item in there:
+            items.remove_item(portal.database, patient.account.id, item.id, Actor("patient", patient.account.id))
+        return known
+
+    monkeypatch.setattr(archives, "held", deleting)
+    archives.expand(portal, task_id)
+    with portal.database.read() as db:
+        [item] = db.exec(select(Item).where(Item.format == "dicom", Item.deleted_at.is_(None))).all()
+    opened = items.open_item(portal.store, item, items.dek_of(patient.login.ring(), item))
+    assert opened.read_at(0, opened.plain_bytes) == made.image(1)
 
 
 @pytest.mark.parametrize("name", ["zip_bomb.zip", "zip_garbage.zip"])
