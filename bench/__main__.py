@@ -9,8 +9,8 @@ import platform
 import sys
 import time
 
-ALL = ("start", "screen", "uploads", "discs", "files", "pages", "abe", "sharing", "identification", "previews", "suggestions",
-       "receiving", "search")  # fmt: skip
+ALL = ("start", "screen", "uploads", "discs", "files", "pages", "abe", "sharing", "identification", "previews",
+       "suggestions", "receiving", "search")  # fmt: skip
 
 
 def machine() -> str:
