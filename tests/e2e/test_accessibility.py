@@ -141,10 +141,31 @@ def test_the_page_for_a_practice_has_no_violation(stage: tuple[Page, Stage], des
     page.get_by_role("link", name="Let a practice send me files").click()
     page.get_by_label("Who is it?").fill("Hospital at the Harbour")
     page.get_by_label("A month").check()
-    page.get_by_role("button", name="Make an address for them").click()
+    page.get_by_role("button", name="Let them send").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Give this to Hospital at the Harbour")
     expect(page.get_by_role("button", name="Copy the key")).to_be_visible()
     assert violations(page) + too_small(page) == []
+    page.goto(page.locator("#drop-off-link").inner_text())
+    go_on = page.get_by_role("button", name="Go on")
+    expect(go_on).to_be_visible()
+    assert violations(page) + too_small(page) == []
+    go_on.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Hand over files for")
+    letter = {"name": "a.txt", "mimeType": "text/plain", "buffer": b"a letter"}
+    page.locator("#upload-pick-files").set_input_files(letter)
+    expect(page.locator("#upload-done")).to_contain_text("a.txt")
+    assert violations(page) + too_small(page) == []
+    page.get_by_role("button", name="I am done").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Thank you")
+    assert violations(page) + too_small(page) == []
+
+
+@pytest.mark.parametrize("stage", ["desktop", "tablet"], indirect=True)
+def test_a_copy_of_everything_and_the_proofs_have_no_violation(stage: tuple[Page, Stage], desk: Desk) -> None:
+    page, _ = stage
+    for address in ("/everything", "/deleted"):
+        page.goto(desk.url + address)
+        assert violations(page) + too_small(page) == [], address
 
 
 @pytest.mark.parametrize("look", LOOKS)
