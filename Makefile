@@ -6,8 +6,7 @@ more_templates := signals genomics research
 # Files of tests in the order of their names: whole portals first, small tests last, so that neither worker ends alone.
 pytest := $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 --rerun-show-tracebacks
 
-.PHONY: help setup setup-test run templates test test-viewers lint bench conformance vectors demo-data doctor lock clean
-.PHONY: help setup setup-test run test test-viewers test-peers lint bench conformance vectors demo-data doctor lock clean
+.PHONY: help setup setup-test run templates test test-viewers test-peers lint bench conformance vectors demo-data doctor lock clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 16
@@ -35,7 +34,8 @@ test: setup-test ## lint and all tests but those in the large viewer templates
 test-viewers: setup-test ## the whole journey with the radiology template and a real study
 	@$(python) -m pytest -m viewers
 
-test-peers: setup-test ## large runs against real peers (hospitals' FHIR servers), which it installs itself
+test-peers: setup-test ## foreign programs against the portal: dcmtk, Orthanc, dicomweb-client, tus-js-client, Medplum
+	@$(python) -m pytest -v tests/integration/providers tests/integration/uploads tests/integration/hospitals
 	@$(python) -m pytest -v -m peers
 
 lint: setup-test ## style, types, page templates and import rules

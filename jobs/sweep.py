@@ -13,7 +13,7 @@ from myphr.machines import reaper, templates
 from myphr.people import login_sessions
 from myphr.portal import Portal
 from myphr.records import deletions, exports, removal
-from myphr.sharing import forgetting, mails, rewrapping, shares, viewing
+from myphr.sharing import app_keys, forgetting, mails, rewrapping, shares, viewing
 from myphr.viewers import outcomes
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ def run(parts: Portal) -> None:
     _alone("machines", reaper.sweep, parts)
     _alone("shares", shares.sweep, parts)
     _alone("drop-offs", drop_offs.sweep, parts)
+    _alone("app keys", app_keys.sweep, parts)
     _alone("fetches from hospitals", fetches.sweep, parts)
     _alone("mails", mails.sweep, parts)
     _alone("emergencies", viewing.end_emergencies, parts)

@@ -113,4 +113,5 @@ def import_models() -> None:
     for package in ("audit", "people", "records", "ingest", "viewers", "machines", "sharing"):
         importlib.import_module(f"myphr.{package}.models")
     importlib.import_module("myphr.sharing.record_models")
+    importlib.import_module("myphr.sharing.app_key_models")
     importlib.import_module("myphr.ingest.fhir.models")

@@ -293,6 +293,22 @@ class CertificateWrong(PortalError):
     status = 422
 
 
+class AppKeyClosed(PortalError):
+    """One answer for a wrong, a revoked and an expired app key."""
+
+    code = "app-key-closed"
+    sentence = "This key opens nothing, or no longer. Make a new one in your record."
+    status = 401
+
+
+class NotAcceptable(PortalError):
+    """WADO-RS: pictures are given out as they are stored, never converted."""
+
+    code = "not-acceptable"
+    sentence = "The pictures are not here in the form that was asked for."
+    status = 406
+
+
 class DropOffLinkClosed(PortalError):
     """The right link, stopped or expired: the page says whom to ask, not which of these."""
 

@@ -24,8 +24,8 @@ from myphr.audit.models import AuditEvent
 from myphr.database import Database, now
 from myphr.errors import AuditBroken
 
-ActorKind = Literal["patient", "caregiver", "machine", "system", "operator", "provider"]
-ACTOR_KINDS = ("patient", "caregiver", "machine", "system", "operator", "provider")
+ActorKind = Literal["patient", "caregiver", "machine", "system", "operator", "provider", "app"]
+ACTOR_KINDS = ("patient", "caregiver", "machine", "system", "operator", "provider", "app")
 FIRST_PREVIOUS_HASH = "0" * 64
 READ_MAX = 500  # rows read at a time
 RUN_GAP = dt.timedelta(minutes=10)  # a slow line sends a big file in less
@@ -189,7 +189,7 @@ def for_account(database: Database, account_id: str, limit: int = 50,
 
 _WHO = {
     "patient": "You", "caregiver": "A caregiver", "machine": "The machine", "system": "The portal",
-    "operator": "The operator", "provider": "A practice",
+    "operator": "The operator", "provider": "A practice", "app": "An app",
 }  # fmt: skip
 
 

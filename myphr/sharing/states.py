@@ -13,6 +13,7 @@ from myphr.ingest.fhir.states import FETCH
 from myphr.ingest.states import DROP_OFF, READING
 from myphr.machines.states import MACHINE, VM_SESSION
 from myphr.records.states import DELETION, EXPORT
+from myphr.sharing.app_keys import APP_KEY
 from myphr.sharing.models import Mail, Share
 from myphr.state_tables import StateTable, as_markdown
 
@@ -46,7 +47,7 @@ MAIL = StateTable(
 OPEN = ("offered", "opened")  # a share in one of these gives access
 
 _TABLES: dict[type, StateTable] = {Share: SHARE, Mail: MAIL}
-ALL = (VM_SESSION, MACHINE, SHARE, MAIL, DROP_OFF, READING, FETCH, EXPORT, DELETION)
+ALL = (VM_SESSION, MACHINE, SHARE, MAIL, DROP_OFF, READING, FETCH, EXPORT, DELETION, APP_KEY)
 
 
 def move(

@@ -48,11 +48,13 @@ def create_app(portal: Portal) -> Flask:
 
     from myphr.web import (
         account,
+        app_keys,
         authorities,
         caregiver,
         correction,
         deletions,
         dicom_web,
+        dicom_web_out,
         drop_offs,
         entrance,
         everything,
@@ -79,7 +81,7 @@ def create_app(portal: Portal) -> Flask:
     for module in (
         entrance, second_step, account, identity, authorities, record, study, previews, correction, find, record_shares,
         share_by_kind, shared_with_me, drop_offs, hospitals, hospital_servers, machine, outcome, caregiver, trail,
-        help_pages, operator, uploads, dicom_web, handing_over,
+        help_pages, operator, uploads, dicom_web, dicom_web_out, app_keys, handing_over,
     ):  # fmt: skip
         app.register_blueprint(module.blueprint)
     app.register_blueprint(everything.blueprint)

@@ -31,12 +31,13 @@ VISITOR = Rule("visitor of this share", "visit")
 VISITOR_POLL = Rule("visitor of this share, poll", "visit", prolongs=False)
 OPERATOR = Rule("operator", "operator")
 SENDER = Rule("sender of this drop-off", "drop-off", prolongs=False)
+APP = Rule("app with this key", "app key", prolongs=False)
 LINK_SENDER = Rule("sender by this link", "drop-off link", prolongs=False)
 
 
 def policy(rule: Rule) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Let only callers in whom `rule` admits. Raises SignInRequired, NotFound, (for a visit) ShareClosed, (for a
-    drop-off) DropOffClosed, DropOffFull or (for its link) DropOffLinkClosed."""
+    drop-off) DropOffClosed, DropOffFull, (for its link) DropOffLinkClosed or (for an app) AppKeyClosed."""
 
     def mark(view: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(view)
@@ -76,6 +77,10 @@ def _admit(rule: Rule, url_values: dict[str, Any]) -> None:
         from myphr.web.senders import load_grant
 
         g.grant = load_grant()
+    elif rule.needs == "app key":
+        from myphr.web.senders import load_app_key
+
+        g.app_key = load_app_key()
     elif rule.needs == "drop-off link":
         from myphr.web.senders import load_link
 

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 
 from flask import request
 
-from myphr.errors import DropOffClosed, NotFound, TooManySenders
+from myphr.errors import AppKeyClosed, DropOffClosed, NotFound, TooManySenders
 from myphr.ingest import drop_offs
 from myphr.ingest.drop_offs import Grant, LinkPage
+from myphr.sharing import app_keys
+from myphr.sharing.app_keys import Reader
 from myphr.web.login import portal
 
 LINK_COOKIE = "myphr-drop-off"
@@ -52,6 +54,14 @@ def load_grant() -> Grant:
     if scheme.lower() != "bearer" or not _TOKEN.fullmatch(token.strip()):
         raise DropOffClosed()
     return drop_offs.by_token(portal(), token.strip())
+
+
+def load_app_key() -> Reader:
+    """What the app whose key this request carries may read. Raises AppKeyClosed."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not _TOKEN.fullmatch(token.strip()):
+        raise AppKeyClosed()
+    return app_keys.by_token(portal(), token.strip())
 
 
 def load_link(drop_off_id: object) -> LinkPage:

@@ -15,7 +15,7 @@ from myphr.audit.models import AuditEvent
 from myphr.audit.trail import Run
 from myphr.ingest import drop_offs
 from myphr.people.models import Account
-from myphr.sharing import record_shares
+from myphr.sharing import app_keys, record_shares
 from myphr.sharing.models import Share
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, policy
@@ -33,7 +33,7 @@ _ICON_OF_START = {
     "machine": "trash", "isolation": "shield",
     "results": "download", "share": "share", "screen": "eye", "record": "share", "shared": "eye",
     "emergency": "shield", "export": "download",
-    "keys": "trash", "bytes": "trash", "drop": "upload", "hospital": "download",
+    "keys": "trash", "bytes": "trash", "app": "eye", "drop": "upload", "hospital": "download",
 }  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def _written(event: AuditEvent, reasons: Mapping[str, str]) -> str:
 
 
 def _who(event: AuditEvent, account_id: str, emails: dict[str, str]) -> str | None:
-    if event.actor_kind == "provider":
+    if event.actor_kind in ("provider", "app"):
         return emails.get(event.actor_id or "")
     if event.actor_kind == "caregiver":
         return emails.get(event.actor_id or "") or emails.get(json.loads(event.details).get("share") or "")
@@ -105,6 +105,8 @@ def who_looked() -> Response:
         emails |= {one.id: one.name for one in db.exec(select(Account).where(col(Account.id).in_(readers)))}
         senders = {run.newest.actor_id or "" for run in runs if run.newest.actor_kind == "provider"}
         emails |= drop_offs.names(db, this_login(), senders)
+        apps = {run.newest.actor_id or "" for run in runs if run.newest.actor_kind == "app"}
+        emails |= app_keys.names(db, this_login(), apps)
     full = len(runs) == LINES_PER_PAGE or sum(run.times for run in runs) == EVENTS_PER_PAGE
     older = runs[-1].first_number if full else None
     reasons = record_shares.reasons(portal(), this_login())

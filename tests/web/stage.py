@@ -24,7 +24,7 @@ from myphr.records import items as records
 from myphr.records.items import ItemWriter, file_sealed
 from myphr.records.models import Export, Item, ItemPreview, ItemReading
 from myphr.records.reading import FullReading, within_limits
-from myphr.sharing import live
+from myphr.sharing import app_keys, live
 from tests.cast import SignedIn
 
 
@@ -102,6 +102,11 @@ def put_fetch(owner: SignedIn, portal: Portal, state: str = "waiting", **values:
         db.add(row)
         db.flush()
         return row.id
+
+
+def put_app_key(owner: SignedIn, portal: Portal) -> str:
+    """An app key for all the patient has; returns its id."""
+    return app_keys.create(portal, owner.login, "My viewer", 3600, None).app_key_id
 
 
 def put_study(portal: Portal, account_id: str, images: int = 2, **headers: Any) -> str:

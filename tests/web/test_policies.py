@@ -15,6 +15,7 @@ from tests.cast import CAREGIVER, PATIENT, STRANGER, Person, SignedIn
 from tests.web.conftest import sign_in
 from tests.web.page_client import PageClient
 from tests.web.stage import (
+    put_app_key,
     put_authority,
     put_deletion,
     put_drop_off,
@@ -44,6 +45,7 @@ OF_THE_CALLER = {
     "record_shares.share_collection",
     "shared_with_me.everything",
     "share_by_kind.share",
+    "app_keys.mine", "app_keys.create",
     "drop_offs.mine", "drop_offs.create", "hospitals.choose", "hospitals.go",
     "find.find", "find.ask", "find.timeline", "find.timeline_reading",
 }  # fmt: skip
@@ -58,7 +60,13 @@ OF_THE_OPERATOR = {
 }  # fmt: skip
 # No cookie helps there, only a token: see test_dicom_web.py.
 OF_A_SENDER = {"dicom_web.store", "dicom_web.store_study"}
+# Nor there: the token of an app key: see test_dicom_web_out.py.
+OF_AN_APP = {f"dicom_web_out.{name}" for name in (
+    "studies", "all_series", "all_instances", "series", "instances_of_study", "instances", "study", "one_series",
+    "instance", "study_metadata", "series_metadata", "instance_metadata",
+)}  # fmt: skip
 OF_ONE_OWNER = {
+    "app_keys.stop",
     "account.sign_out_device", "study.study", "study.open_study", "study.delete_study", "study.item", "study.open_item",
     "study.download", "study.download_study", "study.delete_item", "machine.machine", "machine.progress",
     "machine.watch", "machine.checked", "machine.ticket", "machine.here", "machine.keep", "machine.end",
@@ -104,7 +112,8 @@ def test_a_view_with_two_policies_is_noticed() -> None:
 
 
 def test_every_address_is_known_to_these_tests(app: Flask) -> None:
-    known = ANYBODYS | OF_THE_CALLER | OF_A_VISITOR | OF_THE_OPERATOR | OF_ONE_OWNER | OF_A_SENDER | OF_A_LINK
+    known = ANYBODYS | OF_THE_CALLER | OF_A_VISITOR | OF_THE_OPERATOR | OF_ONE_OWNER
+    known |= OF_A_SENDER | OF_A_LINK | OF_AN_APP
     assert {rule.endpoint for rule in rules_of(app)} == known
 
 
@@ -126,7 +135,8 @@ def things(portal: Portal, patient: SignedIn) -> dict[str, str]:
         "study_id": study_id, "kind": "study", "thing_id": study_id, "gid": study_id,
         "item_id": put_in(portal, account_id, b"a letter", "letter.txt").id,
         "vm_session_id": put_vm_session(portal, account_id), "login_session_id": patient.login.login_session.id,
-        "study_uid": "1.2.3", "drop_off_id": put_drop_off(patient, portal),
+        "study_uid": "1.2.3", "series_uid": "1.2.3", "instance_uid": "1.2.3",
+        "app_key_id": put_app_key(patient, portal), "drop_off_id": put_drop_off(patient, portal),
         "fetch_id": put_fetch(patient, portal), "server_id": study_id,
         "question": questions.seal(patient.login.ring(), account_id, Question("knee")),
         "share_id": "6a1b0000-0000-4000-8000-000000000000", **put_authority(portal, account_id),
@@ -198,8 +208,8 @@ def test_without_a_token_nobody_sends_not_even_the_owner(
     app: Flask, nils: PageClient, browser: PageClient, things: dict[str, str]
 ) -> None:
     for client in (nils, sign_in(browser, PATIENT)):
-        answers = _call_all(app, client, OF_A_SENDER, things)
-        assert {status for status, _ in answers.values()} == {401} and len(answers) == len(OF_A_SENDER)
+        answers = _call_all(app, client, OF_A_SENDER | OF_AN_APP, things)
+        assert {status for status, _ in answers.values()} == {401} and len(answers) == len(OF_A_SENDER | OF_AN_APP)
 
 
 def test_the_operators_pages_are_not_there_for_others(app: Flask, nils: PageClient, things: dict[str, str]) -> None:

@@ -86,7 +86,8 @@ PACKAGES = {
     "catalogue": "viewers", "suggest": "viewers", "builder": "viewers", "proxmox": "machines", "lease": "machines",
     "vm_sessions": "machines", "pool": "machines", "reaper": "machines", "templates": "machines",
     "left_over": "machines", "addresses": "machines", "tickets": "sharing", "shares": "sharing", "live": "sharing",
-    "mails": "sharing", "drop_off_links": "sharing", "correction": "records", "search": "records",
+    "app_keys": "sharing", "mails": "sharing", "drop_off_links": "sharing", "correction": "records",
+    "search": "records",
 }  # fmt: skip
 _SEAM = re.compile(r"\b(" + "|".join(PACKAGES) + r")\.([A-Za-z_]+)\b(?!\.md)")
 

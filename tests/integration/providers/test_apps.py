@@ -1,0 +1,56 @@
+"""QIDO-RS and WADO-RS with real readers: dicomweb-client, and Orthanc's DICOMweb client fetching a study."""
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+from pydicom.uid import generate_uid
+
+from myphr.portal import Portal
+from myphr.sharing import app_keys
+from tests.cast import SignedIn
+from tests.integration.providers.conftest import Process
+from tests.web.stage import dicom_bytes, put_in
+
+STUDY = generate_uid()
+
+
+@pytest.fixture
+def token(portal: Portal, patient: SignedIn) -> str:
+    for number in (1, 2, 3):
+        content = dicom_bytes(STUDY, number, StudyDate="20240826", PatientID="4711", SeriesNumber=1)
+        put_in(portal, patient.account.id, content, f"{number}")
+    return app_keys.create(portal, patient.login, "My viewer", 3600, None).token
+
+
+def test_dicomweb_client_finds_and_fetches(portal: Portal, web: Process, token: str) -> None:
+    from dicomweb_client.api import DICOMwebClient
+
+    client = DICOMwebClient(f"http://127.0.0.1:{web.port}/dicom-web", headers={"Authorization": f"Bearer {token}"})
+    [study] = client.search_for_studies(search_filters={"PatientID": "4711"})
+    assert study["0020000D"]["Value"] == [STUDY]
+    [series] = client.search_for_series(STUDY)
+    uid = series["0020000E"]["Value"][0]
+    assert len(client.search_for_instances(STUDY, uid)) == len(client.retrieve_study_metadata(STUDY)) == 3
+    images = client.retrieve_study(STUDY)
+    assert sorted(image.InstanceNumber for image in images) == [1, 2, 3]
+    one = client.retrieve_instance(STUDY, uid, images[0].SOPInstanceUID)
+    assert one.PixelData == images[0].PixelData
+
+
+def test_orthanc_fetches_a_study(web: Process, token: str, orthanc: Callable[[dict], str]) -> None:
+    server = {"Url": f"http://127.0.0.1:{web.port}/dicom-web/", "HttpHeaders": {"Authorization": f"Bearer {token}"}}
+    url = orthanc({"DicomWeb": {"Enable": True, "Root": "/dicom-web/", "Servers": {"patient": server}}})
+
+    def ask(path: str, body: dict | None = None) -> dict:
+        data = json.dumps(body).encode() if body is not None else None
+        with urllib.request.urlopen(urllib.request.Request(url + path, data=data), timeout=60) as answer:
+            return json.load(answer)
+
+    ask("/dicom-web/servers/patient/retrieve", {"Resources": [{"Study": STUDY}], "Synchronous": True})
+    deadline = time.monotonic() + 30
+    while ask("/statistics")["CountInstances"] != 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
