@@ -26,7 +26,7 @@ from myphr.crypto import envelope
 from myphr.errors import EnvelopeError, HospitalRefused, NotFound, RecordFull
 from myphr.ingest import identify
 from myphr.ingest.archives import IngestParts
-from myphr.ingest.fhir import entries, servers, smart
+from myphr.ingest.fhir import entries, known_again, servers, smart
 from myphr.ingest.fhir import plan as plans
 from myphr.ingest.fhir.dial import FHIR_JSON, Dial
 from myphr.ingest.fhir.entries import Page
@@ -46,7 +46,7 @@ JOB = "jobs.ingest.fetch_from_hospital"
 JOB_AGAIN = "jobs.ingest.refetch_from_hospital"
 STUCK = dt.timedelta(minutes=2)  # longer than a step is silent: a long file says every 30 s that it goes on
 ALIVE_SECONDS = 30
-PAGE_BYTES_MAX = 32 * 1024**2  # of one answer, read into memory; 100 entries have 0.3 MB
+PAGE_BYTES_MAX = 16 * 1024**2  # of one answer, read into memory; 100 entries have 0.3 MB
 PAGES_PER_KIND_MAX = 500
 FILE_BYTES_MAX = 1024**3
 ENTRIES_PER_PAGE = 100  # asked for; a server may give fewer
@@ -287,12 +287,7 @@ class _Run:
             if filed[0].duplicate:  # these very bytes were put in by hand, say
                 news.known, news.new, news.changed = news.known + news.new + news.changed, 0, 0
                 return
-            item, key = filed[0].item, self._parts.keys.index_key
-            identities = [identity for entry in page.entries for identity in entry.identities]
-            duplicates.note_identifiers(db, item, key, duplicates.FHIR_IDENTIFIER, identities)
-            duplicates.note_identifiers(
-                db, item, key, duplicates.FHIR_CONTENT, [f"{entry.type}|{entry.content}" for entry in page.entries]
-            )
+            known_again.note(db, filed[0].item, self._parts.keys.index_key, page)
 
         self._file(sealed, note, news)
 
@@ -337,7 +332,7 @@ class _Run:
         }  # fmt: skip
         by_content = {
             entry.content: duplicates.identifier_key(
-                key, account_id, duplicates.FHIR_CONTENT, f"{entry.type}|{entry.content}"
+                key, account_id, duplicates.FHIR_CONTENT, known_again.content_value(entry)
             )
             for entry in page.entries
         }

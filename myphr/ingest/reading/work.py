@@ -17,6 +17,8 @@ from sqlmodel import Session, col, select
 from myphr.crypto import envelope
 from myphr.database import now
 from myphr.errors import ContainerError, EnvelopeError, NotFound, StoreFull
+from myphr.ingest.fhir import known_again
+from myphr.ingest.fhir.entries import Page
 from myphr.ingest.reading import FORMATS
 from myphr.ingest.reading.capped import Begun, Reader, ReaderGone
 from myphr.ingest.states import READING
@@ -175,9 +177,10 @@ def _read_batch(parts: RecordParts, reader: Reader, batch: Sequence[tuple[ItemRe
     """Two files are on their way at a time: while one is read, the next is opened and handed over."""
     done: list[tuple[ItemReading, bytes, FullReading | None]] = []
     under_way: collections.deque[tuple[ItemReading, bytes, Begun | None]] = collections.deque()
+    entries: list[tuple[Item, Page]] = []
     try:
         for row, item in batch:
-            under_way.append((row, *_begin(parts, reader, row, item)))
+            under_way.append((row, *_begin(parts, reader, row, item, entries)))
             if len(under_way) >= AT_ONCE:
                 done.append(_ended(*under_way.popleft()))
     except ReaderGone:
@@ -188,9 +191,13 @@ def _read_batch(parts: RecordParts, reader: Reader, batch: Sequence[tuple[ItemRe
         with parts.database.write() as db:
             for row, dek, full in done:
                 _keep(db, row, dek, full)
+            for item, page in entries:
+                known_again.note(db, item, parts.keys.index_key, page)
 
 
-def _begin(parts: RecordParts, reader: Reader, row: ItemReading, item: Item) -> tuple[bytes, Begun | None]:
+def _begin(
+    parts: RecordParts, reader: Reader, row: ItemReading, item: Item, entries: list[tuple[Item, Page]]
+) -> tuple[bytes, Begun | None]:  # fmt: skip
     """Its key, and the file on its way into the reader process; None if it cannot be opened."""
     try:
         context = readings.dek_context(row.id)
@@ -200,7 +207,11 @@ def _begin(parts: RecordParts, reader: Reader, row: ItemReading, item: Item) -> 
         log.warning("item %s is not read: %s", item.id, error.code)
         return b"", None
     try:
-        return dek, reader.begin(item.format, opened.plain_bytes, opened.read_at)
+        begun = reader.begin(item.format, opened.plain_bytes, opened.read_at)
+        page = known_again.page_of_item(item, opened.read_at)
+        if page is not None:
+            entries.append((item, page))
+        return dek, begun
     except (ContainerError, StoreFull, OSError) as error:
         log.warning("item %s is not read: %s", item.id, type(error).__name__)
         return dek, None

@@ -9,12 +9,14 @@ from sqlmodel import col, select
 
 from myphr.ingest.fhir import fetches, fetching, servers
 from myphr.ingest.fhir.models import FhirFetch
+from myphr.ingest.reading import work
 from myphr.portal import Portal
 from myphr.records.items import dek_of, details_of, open_item
 from myphr.records.models import Item
 from tests.cast import OPERATOR, PATIENT, SignedIn, enter, new_portal
 from tests.hospital import CLIENT_ID, Hospital
 from tests.integration.hospitals.conftest import LETTER, Visit, as_json, observation, person_with
+from tests.web.stage import put_in
 
 
 def items_of(portal: Portal, person: SignedIn) -> dict[str, tuple[Item, bytes]]:
@@ -98,6 +100,21 @@ def test_what_was_deleted_since_is_new_again(visit: Visit, portal: Portal, patie
         remove_item(portal.database, patient.account.id, item.id, Actor("patient", patient.account.id))
     again = visit.fetch()
     assert (again.entries_new, again.entries_known, again.items_count) == (123, 0, 7)
+
+
+def test_a_bundle_put_in_by_hand_is_known_again(
+    visit: Visit, portal: Portal, patient: SignedIn, hospital: Hospital
+) -> None:
+    """An export of the patient portal of the hospital, say, in one file: other bytes, the same entries."""
+    found = []
+    for kind in ("Observation", "Condition"):
+        _status, body = hospital.medplum.call("GET", f"/{kind}?patient={hospital.patient}&_count=50")
+        found += json.loads(body)["entry"]
+    export = as_json({"resourceType": "Bundle", "type": "collection", "entry": found})
+    put_in(portal, patient.account.id, export, "my-export.json")
+    work.run(portal, patient.account.id)
+    seen = visit.fetch()
+    assert (seen.entries_known, seen.entries_new) == (51, 72)
 
 
 def test_somebody_elses_records_are_not_taken_for_known(
