@@ -20,6 +20,7 @@ from sqlmodel import Session, col, select
 from myphr.crypto import envelope
 from myphr.database import Database
 from myphr.errors import EnvelopeError, NotFound
+from myphr.people.models import Account
 from myphr.people.parts import CommonParts
 from myphr.viewers.belief import PEOPLE_MIN, Tally
 from myphr.viewers.models import ViewerAnswer, ViewerMemory, ViewerVoice
@@ -74,7 +75,7 @@ def memory_of(database: Database, ring: Ring, account_id: str) -> Memory:
 def remember(database: Database, ring: Ring, account_id: str, vm_session_id: str, viewer: str, kind: str) -> None:
     """Note that this VM session opens items of this kind, so that she can be asked how it went. Safe to repeat."""
     with database.write() as db:
-        row = db.get(ViewerMemory, account_id, with_for_update=True)
+        row = _locked(db, account_id)
         kept = [one for one in _open_memory(ring, account_id, row).openings if one.vm_session_id != vm_session_id]
         _keep(db, ring, account_id, row, [*kept, Opening(vm_session_id, kind, viewer)])
 
@@ -83,7 +84,7 @@ def say(parts: CommonParts, ring: Ring, account_id: str, vm_session_id: str, ope
     """ "It opened", "It did not", or None to take it back. Once a VM session, changeable, safe to repeat. Raises
     NotFound for a VM session that is not in her memory."""
     with parts.database.write() as db:
-        row = db.get(ViewerMemory, account_id, with_for_update=True)
+        row = _locked(db, account_id)
         memory = _open_memory(ring, account_id, row)
         about = memory.of(vm_session_id)
         if about is None:
@@ -102,6 +103,12 @@ def say(parts: CommonParts, ring: Ring, account_id: str, vm_session_id: str, ope
             parts.keys.worker.public, _padded(answer, ANSWER_BYTES), context=_answer_context(answer_id)
         )
         db.merge(ViewerAnswer(id=answer_id, sealed=sealed))
+
+
+def _locked(db: Session, account_id: str) -> ViewerMemory | None:
+    """The row, for this transaction alone. By the account's row, as two tabs may both be the first to make it."""
+    db.get(Account, account_id, with_for_update={"key_share": True})
+    return db.get(ViewerMemory, account_id)
 
 
 def _open_memory(ring: Ring, account_id: str, row: ViewerMemory | None) -> Memory:

@@ -67,6 +67,8 @@ def suggest(catalogue: Mapping[str, Viewer], what: Contents, known: Known = NOTH
     if not catalogue:
         raise ValueError("there are no viewers to choose from")
     offered = [viewer for viewer in catalogue.values() if not viewer.internal] or list(catalogue.values())
+    if known.installed is not None and not any(_is_installed(viewer, known) for viewer in offered):
+        known = dataclasses.replace(known, installed=None)  # a portal without viewers: pressing Open says so
     found = [one for viewer in offered if (one := _judged(viewer, what, known)) is not None]
     if not any(one.installed for one in found):
         found += _fallbacks(offered, what, known, {one.viewer.name for one in found})

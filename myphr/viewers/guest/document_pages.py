@@ -25,6 +25,7 @@ OFFICE_SECONDS_MAX = 150
 OFFICE_WARM_SECONDS_MAX = 60  # a machine is given up when it does not wait for a claim 180 s after its start
 PIXELS_MAX = 60_000_000  # of one picture or page
 TEXT_BYTES_MAX = 4_000_000
+WRAPPING_BYTES_MAX = 65_536  # of DICOM headers before a PDF
 LINES_PER_PAGE, COLUMNS_PER_LINE = 60, 100
 TEXT_FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSansMono.ttf"
 Image.MAX_IMAGE_PIXELS = PIXELS_MAX
@@ -42,7 +43,7 @@ def kind_of(path: str) -> str:
     except OSError:
         return "unknown"
     ending = Path(path).suffix.lower()
-    if b"%PDF-" in head:
+    if b"%PDF-" in head or pdf_in_dicom(path):
         return "pdf"
     signatures = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"BM")
     if head.startswith(signatures) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
@@ -54,6 +55,17 @@ def kind_of(path: str) -> str:
     if ending in PLAIN or (head and b"\0" not in head and ending not in (".dcm",)):
         return "text"
     return "unknown"
+
+
+def pdf_in_dicom(path: str) -> int:
+    """Where the PDF begins that a hospital wrapped in DICOM (PS3.3, A.45.1); 0 for anything else. Its headers come
+    before it, and MuPDF looks for a beginning in the first KiB alone."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(WRAPPING_BYTES_MAX)
+    except OSError:
+        return 0
+    return max(0, head.find(b"%PDF-")) if head[128:132] == b"DICM" else 0
 
 
 @dataclasses.dataclass
@@ -75,7 +87,10 @@ class Pdf(Document):
         import fitz
 
         try:
-            self.file = fitz.open(path, filetype="pdf")
+            if begin := pdf_in_dicom(path):
+                self.file = fitz.open(stream=Path(path).read_bytes()[begin:], filetype="pdf")
+            else:
+                self.file = fitz.open(path, filetype="pdf")
         except Exception as reason:  # MuPDF's own errors
             raise CannotShow("This PDF is damaged and cannot be shown.") from reason
         if self.file.needs_pass:

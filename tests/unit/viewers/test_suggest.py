@@ -210,6 +210,11 @@ def test_while_nobody_knows_what_is_installed_everything_counts_as_installed():
     assert all(one.installed for one in ranked(contents.counted({"dicom": 3})))
 
 
+def test_where_no_viewer_at_all_is_installed_none_is_left_out():
+    found = ranked(contents.counted({"dicom": 3}), Known(installed=frozenset({"probe"})))
+    assert [one.installed for one in found] == [True, True] and found[0].notes == ()
+
+
 def test_a_failed_check_puts_a_viewer_behind_and_a_passed_one_is_said():
     checks = {("simple-images", "dicom"): Check(False, "3 October 2026"), ("aeskulap", "dicom"): Check(True)}
     found = ranked(contents.counted({"dicom": 3}, {"MR": 3}), Known(checks=checks))
