@@ -26,7 +26,7 @@ from myphr.viewers.catalogue import Viewer
 from myphr.viewers.contents import Contents
 from myphr.viewers.suggest import Known
 
-_IMAGES = ("simple-images", "aeskulap")
+_IMAGES = ("simple-images", "aeskulap", "simple-volumes")
 _VOLUMES = ("simple-volumes", "mricron", "amide")
 _SIGNALS = ("simple-signals", "edfbrowser")
 _READS = ("igv", "genome-tools", "simple-genome")
@@ -40,7 +40,7 @@ RIGHT: Mapping[str, tuple[str, ...]] = {
     "edf": _SIGNALS, "bdf": _SIGNALS, "scp-ecg": _SIGNALS, "aecg-xml": _SIGNALS, "wfdb-hea": _SIGNALS,
     "nifti": _VOLUMES, "nifti-gz": _VOLUMES,
     "vcf": _VARIANTS, "vcf-gz": _VARIANTS, "bcf": _VARIANTS, "dtc-genotype": ("simple-genome",),
-    "bam": _READS, "cram": _READS, "sam": _READS, "gff": _READS,
+    "bam": _READS, "gff": _READS, "cram": ("genome-tools", "igv"), "sam": ("genome-tools", "igv"),
     "fasta": ("genome-tools",), "fastq": ("genome-tools",),
 }  # fmt: skip
 _RESEARCH = ("simple-volumes",)

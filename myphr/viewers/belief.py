@@ -10,6 +10,7 @@ import dataclasses
 PEOPLE_MIN = 5  # the "few people" below which nothing is shown and nothing is used
 PRIOR_MEAN = 0.9  # of what a viewer says it opens, it opens so much, before anybody said anything
 PRIOR_PEOPLE = 10  # how many people's word the catalogue's own is worth
+LIFT = 0.2  # what opened for people confirms what was expected; what did not open is the news
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +40,16 @@ NOBODY = Tally()
 def chance(tally: Tally) -> float:
     """How likely this viewer opens this kind for the next person, between 0 and 1.
 
-    The mean of Beta(prior + opened, prior + not opened); but few people may neither raise nor lower: the threshold is
+    The mean of Beta(prior + opened, prior + not opened), in which fewer than PEOPLE_MIN who say the same count as none:
     on either side by itself, or the fifth person's "it opened" would uncover four who said no and lower the viewer."""
-    mean = (PRIOR_MEAN * PRIOR_PEOPLE + tally.opened) / (PRIOR_PEOPLE + tally.people)
-    if tally.not_opened < PEOPLE_MIN:
-        mean = max(mean, PRIOR_MEAN)
-    if tally.opened < PEOPLE_MIN:
-        mean = min(mean, PRIOR_MEAN)
-    return mean
+    opened = tally.opened if tally.opened >= PEOPLE_MIN else 0
+    not_opened = tally.not_opened if tally.not_opened >= PEOPLE_MIN else 0
+    return (PRIOR_MEAN * PRIOR_PEOPLE + opened) / (PRIOR_PEOPLE + opened + not_opened)
 
 
 def factor(tally: Tally) -> float:
     """What to multiply the expected share of opened files with: exactly 1 with no history."""
-    return chance(tally) / PRIOR_MEAN
+    if not tally.counts:
+        return 1.0
+    ratio = chance(tally) / PRIOR_MEAN
+    return ratio if ratio <= 1 else 1 + LIFT * (ratio - 1)

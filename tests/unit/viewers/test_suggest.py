@@ -263,3 +263,27 @@ def test_a_viewer_of_curves_is_not_promised_pictures_that_do_not_say_what_they_a
 def test_a_plan_has_no_pictures_to_show():
     assert "simple-images" not in names({"dicom": 1}, {"RTPLAN": 1})
     assert not Part("dicom", "RTPLAN").has_pictures and Part("dicom", "RTDOSE").has_pictures
+
+
+@pytest.mark.parametrize(
+    ("formats", "modalities", "first"),
+    [
+        ({"nifti": 1}, {}, "simple-volumes"),
+        ({"dicom": 1}, {"RTSTRUCT": 1}, "simple-volumes"),
+        ({"dicom": 1}, {"RTDOSE": 1}, "simple-volumes"),
+        ({"dicom": 1}, {"SEG": 1}, "simple-volumes"),
+        ({"dicom": 121}, {"CT": 120, "SEG": 1}, "simple-volumes"),
+        ({"dicom": 121}, {"CT": 120, "SR": 1}, "simple-images"),
+        ({"dicom": 120}, {"CT": 120}, "simple-images"),
+        ({"dicom": 1}, {"ECG": 1}, "simple-signals"),
+        ({"dicom": 1}, {"DOC": 1}, "simple-documents"),
+        ({"edf": 1}, {}, "simple-signals"),
+        ({"aecg-xml": 2}, {}, "simple-signals"),
+        ({"vcf": 1}, {}, "simple-genome"),
+        ({"dtc-genotype": 1}, {}, "simple-genome"),
+        ({"bam": 1, "bai": 1}, {}, "igv"),
+        ({"pdf": 3}, {}, "simple-documents"),
+    ],
+)
+def test_each_kind_of_file_goes_to_the_viewer_made_for_it(formats, modalities, first):
+    assert suggest(catalogue.load(), Counter(formats), Counter(modalities))[0].viewer.name == first
