@@ -107,7 +107,7 @@ def test_shared_by_kind_and_taken_back(
     patient.goto(f"{desk.url}/record")
     patient.locator("#documents").get_by_role("link", name="report.pdf", exact=True).click()
     seen(patient, f"{look}-1-file")
-    patient.get_by_role("link", name="What is this?").click()
+    patient.get_by_role("link", name="For sharing by kind").click()
     seen(patient, f"{look}-2-what-is-this")
     patient.get_by_label("This is a").select_option(label="lab result")
     patient.get_by_label("From this day").fill("2024-05-06")
