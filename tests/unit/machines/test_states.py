@@ -15,6 +15,8 @@ from myphr.machines.states import MACHINE, VM_SESSION, move
 from myphr.people.models import Account
 from myphr.records.models import Deletion, Export, Item, ItemReading
 from myphr.records.states import DELETION, EXPORT
+from myphr.sharing.app_key_models import AppKey
+from myphr.sharing.app_keys import APP_KEY
 from myphr.sharing.models import Mail, Share
 from myphr.sharing.states import ALL, MAIL, SHARE
 from myphr.state_tables import StateConflict, StateTable, as_markdown
@@ -62,6 +64,8 @@ def new_row(db, table: StateTable, state: str):
         )  # fmt: skip
     elif table is DELETION:
         row = Deletion(account_id=account.id, what="file", items_count=1, item_ids="[]", sealed_note=b"", state=state)
+    elif table is APP_KEY:
+        row = AppKey(account_id=account.id, sealed_name=b"", token_sha256=new_id(), state=state, expires_at=now())
     elif table is EXPORT:
         row = Export(account_id=account.id, key_for_worker=None, sealed_key=b"", state=state)
     else:
