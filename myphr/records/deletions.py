@@ -99,9 +99,10 @@ def _delete(
         current = [db.get(Item, item_id) for item_id in ids]
         if any(item is None or item.deleted_at is not None for item in current):
             raise NotFound("item")  # somebody was faster
-        removal._hide(db, [item for item in current if item is not None])
+        removal.hide(db, [item for item in current if item is not None])
         db.flush()
         destroyed = _destroy_keys(db, ids, forget)
+        index_object = removal.destroy_index_key(db, account_id, row.created_at)  # it may hold words of what goes
         facts = canonical({
             "version": VERSION, "deletion": row.id, "what": what, "items": ids, "note_sha256": _sha256(note),
             "keys_destroyed_at": _iso(row.created_at), "destroyed": destroyed,
@@ -114,6 +115,8 @@ def _delete(
             proof=_sha256(facts),
         )  # fmt: skip
     _purge(parts.database)
+    if index_object is not None:
+        parts.store.delete(index_object)
     _remove_bytes(parts, row, forget)
     return row.id
 

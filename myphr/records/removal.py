@@ -29,7 +29,7 @@ def remove_item(database: Database, account_id: str, item_id: str, actor: Actor)
         item = db.get(Item, item_id)
         if item is None or item.account_id != account_id or item.deleted_at is not None:
             raise NotFound("item")
-        _hide(db, [item])
+        hide(db, [item])
         trail.record(db, "item-deleted", account_id=account_id, actor=actor, item=item_id)
 
 
@@ -40,12 +40,12 @@ def remove_study(database: Database, account_id: str, study_id: str, actor: Acto
         if study is None or study.account_id != account_id or study.deleted_at is not None:
             raise NotFound("study")
         items = db.exec(select(Item).where(Item.study_id == study_id, col(Item.deleted_at).is_(None))).all()
-        _hide(db, items)
+        hide(db, items)
         trail.record(db, "study-deleted", account_id=account_id, actor=actor, study=study_id, items=len(items))
     return len(items)
 
 
-def _hide(db: Session, items: Iterable[Item]) -> None:
+def hide(db: Session, items: Iterable[Item]) -> None:
     for item in items:
         item.deleted_at = now()
         db.add(item)
@@ -100,11 +100,18 @@ def forget_index(database: Database, store: ObjectStore, account_id: str, delete
     """Drops an index that may hold words of what was deleted then: nobody but the owner could take them out of it.
     Before the items' own keys go, so that a crash in between does it again."""
     with database.write() as db:
-        index = db.get(RecordIndex, account_id)
-        if index is None or index.as_of > deleted_at + _CLOCKS:
-            return
-        db.delete(index)
-    store.delete(index.object_key)
+        object_key = destroy_index_key(db, account_id, deleted_at)
+    if object_key is not None:
+        store.delete(object_key)
+
+
+def destroy_index_key(db: Session, account_id: str, deleted_at: dt.datetime) -> str | None:
+    """The same within a commit of the caller, who removes that object afterwards: its key is gone with the row."""
+    index = db.get(RecordIndex, account_id)
+    if index is None or index.as_of > deleted_at + _CLOCKS:
+        return None
+    db.delete(index)
+    return index.object_key
 
 
 def sweep_orphans(database: Database, store: ObjectStore, older_than_seconds: float = ORPHAN_SECONDS) -> int:

@@ -252,7 +252,7 @@ class _Run:
     def give_back(self) -> None:
         """Tell the hospital that the permission is not needed any more (RFC 7009), where it says how."""
         plan = self._plan
-        with contextlib.suppress(Exception):  # it runs out by itself; the records have come
+        try:
             with self._parts.database.read() as db:
                 row = db.get(FhirFetch, self._row.id)
             over = row is None or row.state not in ("waiting", "running")
@@ -260,6 +260,8 @@ class _Run:
                 self._dial.ends_at = time.monotonic() + 10
                 token = plan.tokens.refresh or plan.tokens.access
                 self._dial.post(plan.endpoints.revocation, {"token": token, "client_id": plan.client_id})
+        except Exception as error:  # the permission runs out by itself; the records have come, and are kept
+            log.warning("the permission of fetch %s was not given back: %s", self._row.id, type(error).__name__)
 
     # -- keeping ----------------------------------------------------------------------------------
     def _keep_page(self, step: Step, body: bytes, page: Page) -> None:

@@ -91,7 +91,6 @@ def _give_up() -> None:
     """No network, no files to write, no dumps of memory, no way back. Each where the kernel lets us."""
     os.nice(5)  # pages and machines go first: nobody waits for a preview
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     for what, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, 64)):
         resource.setrlimit(what, (most, most))
@@ -102,6 +101,7 @@ def _give_up() -> None:
         os.setresuid(NOBODY, NOBODY, NOBODY)
     else:
         libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWIPC)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # last: a change of user clears it (prctl(2))
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 

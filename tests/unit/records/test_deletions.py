@@ -16,10 +16,11 @@ from sqlmodel import select
 from myphr.audit import trail
 from myphr.audit.models import AuditEvent
 from myphr.cli import main
+from myphr.database import now
 from myphr.errors import CertificateWrong, ContainerError, EnvelopeError, NotFound
 from myphr.ingest import identify
 from myphr.records import deletions, exports
-from myphr.records.models import Deletion, Item, ItemPreview, ItemReading
+from myphr.records.models import Deletion, Item, ItemPreview, ItemReading, RecordIndex
 from myphr.records.opening import dek_context, open_item
 from myphr.records.store import open_store
 from myphr.sharing import forgetting
@@ -162,6 +163,20 @@ def test_killed_after_the_commit_the_keys_are_gone_and_the_sweep_removes_the_byt
         assert db.get(Item, letter.id).sealed_dek == b""
     assert deletions.sweep(portal) == 1 and deletions.sweep(portal) == 0
     assert deletions.list_mine(portal, patient.login)[0].bytes_at and not portal.store.exists(letter.object_key)
+
+
+def test_killed_after_the_commit_the_key_of_the_search_index_is_gone_too(portal, patient, letter, monkeypatch) -> None:
+    """The index may hold words of what was deleted: its key must not wait for the sweep."""
+    account_id = patient.account.id
+    with portal.database.write() as db:
+        db.add(RecordIndex(account_id=account_id, index_id="i", object_key="index-1", wrapped_dek=b"its key",
+                           plain_bytes=1, as_of=now()))  # fmt: skip
+
+    monkeypatch.setattr(deletions, "_purge", lambda *_: (_ for _ in ()).throw(Killed()))
+    with pytest.raises(Killed):
+        delete(portal, patient, letter.id)
+    with portal.database.read() as db:
+        assert db.get(RecordIndex, account_id) is None
 
 
 def test_bytes_that_do_not_go_are_never_said_to_be_gone(portal, patient, letter, monkeypatch) -> None:

@@ -2,7 +2,6 @@
 
 import gzip
 import itertools
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -54,8 +53,6 @@ def test_a_packed_file_gives_the_same_rows(genome, tmp_path: Path) -> None:
 
 
 def test_a_binary_file_gives_what_bcftools_reads(genome, tmp_path: Path) -> None:
-    if shutil.which("bcftools") is None:
-        pytest.skip("bcftools is in the guest; here only if somebody installed it")
     rows = list(genome.read(written(tmp_path, "bcf")).rows())
     assert rows[0].gene == "FAM138A" and rows[0].effect == "behind a gene" and rows[0].place == "chr1:30,548"
 
