@@ -12,11 +12,12 @@ import datetime as dt
 import hashlib
 import hmac
 import json
+import logging
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement
@@ -46,7 +47,10 @@ from myphr.people.login_sessions import Login
 from myphr.people.models import Account, StoredKeyRing
 from myphr.records.filing import Filed, SealedFile, ask_to_read, check_room, file_sealed
 from myphr.records.items import Facts, ItemWriter, RecordParts
+from myphr.records.models import Item
 from myphr.state_tables import StateConflict
+
+log = logging.getLogger(__name__)
 
 SOURCE = "drop-off"  # of an item
 ASK_SECONDS = 2.0
@@ -321,19 +325,29 @@ class Delivery:
         except RecordFull:
             raise (UploadTooLarge if self._writer.plain_bytes > self._object_bytes_max else DropOffFull)() from None
 
-    def finish(self, check: Callable[[Facts], None] | None = None) -> Filed:
-        """The item, durable, in its study, counted and noted. `check` may refuse what the first bytes say it is, by a
-        PortalError.
-
-        Raises DropOffClosed, DropOffFull, RecordFull, StoreFull."""
-        sealed = self._writer.seal_up("")
+    def close_up(self, check: Callable[[Facts], None] | None = None) -> SealedFile:
+        """Ends the container, which is not durable before `commit` and then in no record yet. `check` may refuse what
+        the first bytes say it is, by a PortalError; nothing of it is left then."""
+        sealed = self._writer.close_up("")
         try:
             if check is not None:
                 check(sealed.facts)
-            return self._filing.file(self._grant, dataclasses.replace(sealed, name=name_of(sealed.facts)))
-        except PortalError:  # raised by us, before the commit
-            self._parts.store.delete(sealed.object_key)
+        except PortalError:
+            self.abort()
             raise
+        return dataclasses.replace(sealed, name=name_of(sealed.facts))
+
+    def commit(self) -> None:
+        """Raises StoreFull; nothing of it is left then."""
+        self._writer.commit()
+
+    def finish(self, check: Callable[[Facts], None] | None = None) -> Filed:
+        """The item, durable, in its study, counted and noted. `check` as in `close_up`.
+
+        Raises DropOffClosed, DropOffFull, RecordFull, StoreFull."""
+        sealed = self.close_up(check)
+        self.commit()
+        return self._filing.file(self._grant, sealed)
 
     def abort(self) -> None:
         """Leaves nothing behind. Harmless after finish."""
@@ -378,6 +392,18 @@ class FilingTogether:
         assert mine.outcome is not None
         return mine.outcome
 
+    def file_all(self, grant: Grant, files: Sequence[SealedFile]) -> list[Filed | PortalError]:
+        """What one sender has ready at once: in one commit, unless one of them is refused. Raises what befell all of
+        them, an absent database say."""
+        group = [_Waiting(grant, sealed) for sealed in files]
+        self._file_group(group)
+        outcomes: list[Filed | PortalError] = []
+        for one in group:
+            if not isinstance(one.outcome, Filed | PortalError):
+                raise one.outcome or RuntimeError("not filed")
+            outcomes.append(one.outcome)
+        return outcomes
+
     def ask_to_read(self, account_id: str, *, at_once: bool = True) -> None:
         """Has the worker read what was filed and it was not asked to yet. A job an image would cost more than filing
         it, so while images come it is asked now and then; the sender's end is the time to ask for the rest."""
@@ -417,15 +443,30 @@ class FilingTogether:
         except PortalError as error:  # of one of them: whose it is shows when each is filed alone
             if len(group) == 1:
                 group[0].outcome = error
+                self._forget(group)
                 return
             for one in group:
                 self._file_group([one])
         except Exception as error:  # the database is away, say: of all of them
             for one in group:
                 one.outcome = error
+            if not getattr(error, "connection_invalidated", False):  # cut off in a commit, it may yet be carried out
+                self._forget(group)
         else:
             for one, outcome in zip(group, filed, strict=True):
                 one.outcome = outcome
+
+    def _forget(self, group: list[_Waiting]) -> None:
+        """Removes the containers that are in no record: a sender who tries a study again and again while the database
+        fails would fill the store with them. What cannot be looked up now is left to the sweep."""
+        try:
+            keys = [one.sealed.object_key for one in group]
+            with self._parts.database.read() as db:
+                held = set(db.exec(select(Item.object_key).where(col(Item.object_key).in_(keys))))
+            for key in set(keys) - held:
+                self._parts.store.delete(key)
+        except Exception as error:  # the class only: a message may quote what was sent
+            log.warning("containers in no record are left to the sweep: %s", type(error).__name__)
 
     def _file(self, group: list[_Waiting]) -> list[Filed]:
         def count_all(db: Session, filed: list[Filed]) -> None:

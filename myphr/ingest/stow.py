@@ -1,7 +1,11 @@
 """Storing what a STOW-RS request carries (DICOM PS3.18, 10.5): the parts of its body become items, one answer says
-which did and why the others did not. Knows no HTTP server; called by `web/dicom_web.py`."""
+which did and why the others did not. Small parts are made durable side by side and filed in one commit.
+
+Knows no HTTP server; called by `web/dicom_web.py`."""
 
 import dataclasses
+import functools
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,9 +20,11 @@ from myphr.errors import (
     UploadTooLarge,
 )
 from myphr.ingest import drop_offs
-from myphr.ingest.drop_offs import Delivery, Grant
+from myphr.ingest.drop_offs import Delivery, FilingTogether, Grant
 from myphr.ingest.multipart import Event, PartData, PartEnd, PartStart
+from myphr.records.filing import SealedFile
 from myphr.records.items import Facts, RecordParts
+from myphr.records.store import COMMITS_AT_ONCE, commit_all
 
 MEDIA_TYPE = "application/dicom"
 # Failure reasons: PS3.18 table I.2-2, PS3.7 annex C. Out of resources, not authorized, mismatch, cannot understand.
@@ -26,6 +32,10 @@ REASONS: dict[type[PortalError], int] = {
     UploadTooLarge: 0xA700, DropOffFull: 0xA700, RecordFull: 0xA700, StoreFull: 0xA700, DropOffClosed: 0x0124,
     OtherStudy: 0xA900, NotDicom: 0xC000,
 }  # fmt: skip
+# What came whole waits for company up to one of these; each has an open file, in S3 its bytes in memory.
+TOGETHER_MAX = COMMITS_AT_ONCE
+TOGETHER_BYTES_MAX = 8 * 1024**2
+TOGETHER_SECONDS_MAX = 1.0  # what a slow line brings is in the record while the rest still comes
 _STATUS_OF_NONE = (507, 413, 401)  # worth saying when nothing was stored; else 409
 _TAGS = {"class": "00081150", "instance": "00081155", "reason": "00081197"}
 
@@ -52,12 +62,26 @@ def check_image(facts: Facts, study_uid: str | None = None) -> None:
         raise OtherStudy()
 
 
+@dataclasses.dataclass
+class _Whole:
+    """A part that came whole and is an image; in no record yet."""
+
+    names: Names
+    delivery: Delivery
+    sealed: SealedFile
+    error: PortalError | None = None
+
+
 class Store:
-    """One request. Give it the events of its body, then ask for `status` and `answer`; `close` in any case."""
+    """One request. Give it the events of its body, then `finish`, then ask for `status` and `answer`; `close` in any
+    case."""
 
     def __init__(self, parts: RecordParts, grant: Grant, study_uid: str | None = None) -> None:
         self._parts, self._grant, self._study_uid = parts, grant, study_uid
+        self._filing = FilingTogether(parts)
         self._delivery: Delivery | None = None
+        self._whole: list[_Whole] = []
+        self._waits_since = 0.0
         self.stored: list[Names] = []
         self.failed: list[tuple[Names, PortalError]] = []
 
@@ -73,18 +97,26 @@ class Store:
                 elif delivery is not None and isinstance(event, PartEnd):
                     self._end(delivery)
             except PortalError as error:
+                self._drop()
                 self._fail(Names(), error)
+            if self._whole and time.monotonic() - self._waits_since > TOGETHER_SECONDS_MAX:
+                self._file()
+
+    def finish(self) -> None:
+        """Files what came whole, also of a body that broke off. Raises as `take`."""
+        self._file()
+        self._filing.ask_to_read(self._grant.account_id)
 
     def close(self) -> None:
         """Whatever did not come whole leaves nothing."""
-        if self._delivery is not None:
-            self._delivery.abort()
-            self._delivery = None
+        for one in self._whole:
+            one.delivery.abort()
+        self._drop()
 
     @property
     def is_over(self) -> bool:
         """Whether the rest of the body can only fail: the drop-off takes no more."""
-        return bool(self.failed) and isinstance(self.failed[-1][1], DropOffClosed | DropOffFull)
+        return any(isinstance(error, DropOffClosed | DropOffFull) for _, error in self.failed)
 
     def status(self) -> int:
         """200 all, 202 some, 409 none; 413, 507 or 401 if that is why there is none."""
@@ -112,28 +144,61 @@ class Store:
         kind = start.headers.get("content-type", MEDIA_TYPE).split(";")[0].strip().lower()
         if kind != MEDIA_TYPE:
             raise NotDicom()
-        self._delivery = Delivery(self._parts, drop_offs.still(self._parts, self._grant))
+        if not self._whole:  # once for those that are filed together: the commit looks again in any case
+            self._grant = drop_offs.still(self._parts, self._grant)
+        self._delivery = Delivery(self._parts, self._grant, self._filing)
 
     def _end(self, delivery: Delivery) -> None:
-        found: list[Names] = []
+        names = Names()
 
         def check(facts: Facts) -> None:
-            found.append(names_in(facts))
+            nonlocal names
+            names = names_in(facts)
             check_image(facts, self._study_uid)
 
         try:
-            delivery.finish(check)
+            sealed = delivery.close_up(check)
         except PortalError as error:
-            self._fail(found[0] if found else Names(), error)
-        else:
-            self.stored.append(found[0])
+            self._drop()
+            self._fail(names, error)
+            return
         self._delivery = None
+        if not self._whole:
+            self._waits_since = time.monotonic()
+        self._whole.append(_Whole(names, delivery, sealed))
+        size = sum(one.sealed.plain_bytes for one in self._whole)
+        if len(self._whole) >= TOGETHER_MAX or size >= TOGETHER_BYTES_MAX:
+            self._file()
+
+    def _file(self) -> None:
+        """Makes durable what waits, and files it."""
+        commit_all([functools.partial(_commit, one) for one in self._whole])
+        durable = [one for one in self._whole if one.error is None]
+        outcomes = self._filing.file_all(self._grant, [one.sealed for one in durable]) if durable else []
+        for one, outcome in zip(durable, outcomes, strict=True):
+            one.error = outcome if isinstance(outcome, PortalError) else None
+        whole, self._whole = self._whole, []
+        self.stored += [one.names for one in whole if one.error is None]
+        for one in whole:
+            if one.error is not None:
+                self._fail(one.names, one.error)
 
     def _fail(self, names: Names, error: PortalError) -> None:
         if type(error) not in REASONS:
             raise error
-        self.close()
         self.failed.append((names, error))
+
+    def _drop(self) -> None:
+        if self._delivery is not None:
+            self._delivery.abort()
+            self._delivery = None
+
+
+def _commit(one: _Whole) -> None:
+    try:
+        one.delivery.commit()
+    except PortalError as error:
+        one.error = error
 
 
 def _item(names: Names, error: PortalError | None = None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import struct
 from typing import Any
 
 from flask import request
+from gunicorn.http.errors import ParseException
 
 LOOK_AROUND_SECONDS = 0.5
 QUIET_SECONDS_MAX = 60.0  # a connection that says nothing for so long is gone
@@ -107,7 +108,7 @@ class PlainBody:
             self._socket.settimeout(QUIET_SECONDS_MAX)  # gunicorn itself would wait for ever
         try:
             found = self._input.read(want) if want else b""
-        except OSError:
+        except (OSError, ParseException):  # the latter for chunks that break off or are none
             found = b""
         finally:
             if self._socket is not None:

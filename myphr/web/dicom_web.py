@@ -66,6 +66,7 @@ def _store(study_uid: str | None) -> Response:
         request_store = Store(portal(), g.grant, study_uid)
         try:
             whole = _receive(request_store, parser)
+            request_store.finish()
         finally:
             request_store.close()
     status = request_store.status()

@@ -1,6 +1,7 @@
 """STOW-RS: what is answered to whom (DICOM PS3.18, 10.5), and that only a drop-off's token counts."""
 
 import datetime as dt
+import itertools
 
 import pytest
 from flask import Flask
@@ -10,11 +11,15 @@ from sqlmodel import select
 from werkzeug.test import TestResponse
 
 from myphr.database import now
-from myphr.ingest import drop_offs
+from myphr.errors import StoreFull
+from myphr.ingest import drop_offs, stow
 from myphr.ingest.drop_offs import Created
 from myphr.ingest.models import DropOff
+from myphr.ingest.multipart import Parser
 from myphr.portal import Portal
+from myphr.records.items import file_sealed
 from myphr.records.models import Item
+from myphr.records.store import LocalWriter
 from tests.cast import PATIENT, SignedIn
 from tests.cast import enter as enter_portal
 from tests.web.stage import dicom_bytes, put_in
@@ -81,6 +86,99 @@ def test_some_stored_is_202_and_says_which_failed_and_why(
     assert answer.status_code == 202 and len(uids(answer, "00081199")) == 2
     assert reasons(answer, "0008119A") == [0xC000]
     assert len(items_of(portal)) == 2
+
+
+@pytest.fixture
+def commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many files each commit held."""
+    sizes: list[int] = []
+
+    def counted(parts, files, **rest):  # type: ignore[no-untyped-def]
+        sizes.append(len(files))
+        return file_sealed(parts, files, **rest)
+
+    monkeypatch.setattr(drop_offs, "file_sealed", counted)
+    return sizes
+
+
+def test_the_parts_of_one_request_are_filed_in_one_commit(
+    client: FlaskClient, portal: Portal, patient: SignedIn, commits: list[int]
+) -> None:
+    created = drop_offs.create(portal, patient.login, "Dr Berger", 3600, 50)
+    files = [dicom_bytes(UID, number) for number in range(stow.TOGETHER_MAX + 3)]
+    files[5:5] = [b"not DICOM", files[0]]
+    answer = send(client, created.token, body_of(*files))
+    assert answer.status_code == 202 and reasons(answer, "0008119A") == [0xC000]
+    assert len(uids(answer, "00081199")) == len(files) - 1 and len(items_of(portal)) == len(files) - 2
+    assert commits == [stow.TOGETHER_MAX, 4] and len(list(portal.store.keys())) == len(files) - 2
+    [view] = drop_offs.list_mine(portal, patient.login)
+    assert view.files_count == len(files) - 2
+
+
+@pytest.mark.parametrize(("size", "together"), [(10_000, [3]), (9 * 1024**2, [1, 1, 1])])
+def test_large_parts_do_not_wait_for_others(
+    client: FlaskClient, created: Created, commits: list[int], size: int, together: list[int]
+) -> None:
+    files = [dicom_bytes(UID, number, PixelData=bytes(size)) for number in range(3)]
+    assert send(client, created.token, body_of(*files)).status_code == 200 and commits == together
+
+
+def test_on_a_slow_line_what_came_is_filed_while_the_rest_still_comes(
+    portal: Portal, created: Created, commits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stow, "TOGETHER_SECONDS_MAX", 0.0)
+    store, parser = stow.Store(portal, drop_offs.by_token(portal, created.token)), Parser(BOUNDARY, 9)
+    body = body_of(dicom_bytes(UID, 1), dicom_bytes(UID, 2))
+    store.take(parser.feed(body[:-300]))
+    assert commits == [1] and len(items_of(portal)) == 1
+    store.take(parser.feed(body[-300:]))
+    store.finish()
+    store.close()
+    assert commits == [1, 1] and len(store.stored) == 2
+
+
+def test_a_drop_off_that_is_revoked_in_a_request_takes_nothing_of_what_waits(
+    portal: Portal, patient: SignedIn, created: Created
+) -> None:
+    store, parser = stow.Store(portal, drop_offs.by_token(portal, created.token)), Parser(BOUNDARY, 9)
+    store.take(parser.feed(body_of(dicom_bytes(UID, 1), dicom_bytes(UID, 2))))
+    drop_offs.revoke(portal, patient.login, created.drop_off_id)
+    store.finish()
+    assert store.is_over and store.status() == 401 and store.stored == []
+    assert [error.code for _, error in store.failed] == ["drop-off-closed"] * 2
+    assert items_of(portal) == [] and nothing_left(portal)
+
+
+def test_a_database_that_fails_leaves_nothing_of_the_parts(
+    client: FlaskClient, portal: Portal, created: Created, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(parts, files, **rest):  # type: ignore[no-untyped-def]
+        assert len(list(portal.store.keys())) == len(files) == 2
+        raise ConnectionError
+
+    monkeypatch.setattr(drop_offs, "file_sealed", fails)
+    body = body_of(dicom_bytes(UID, 1), dicom_bytes(UID, 2))
+    assert send(client, created.token, body).status_code == 500
+    assert items_of(portal) == [] and nothing_left(portal)
+    monkeypatch.undo()
+    assert send(client, created.token, body).status_code == 200 and len(items_of(portal)) == 2
+
+
+def test_a_part_that_the_disk_does_not_keep_does_not_cost_the_others(
+    client: FlaskClient, portal: Portal, created: Created, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, count = LocalWriter.commit, itertools.count()
+
+    def full(writer: LocalWriter) -> None:
+        if next(count) == 1:
+            writer.abort()
+            raise StoreFull()
+        commit(writer)
+
+    monkeypatch.setattr(LocalWriter, "commit", full)
+    answer = send(client, created.token, body_of(*(dicom_bytes(UID, number) for number in range(3))))
+    assert answer.status_code == 202 and reasons(answer, "00081198") == [0xA700]
+    assert len(uids(answer, "00081199")) == len(items_of(portal)) == len(list(portal.store.keys())) == 2
 
 
 def test_none_stored_is_409_and_leaves_nothing(client: FlaskClient, portal: Portal, created: Created) -> None:
@@ -161,7 +259,7 @@ def test_a_file_that_the_patient_had_is_answered_like_a_new_one(
 def test_more_files_than_agreed_are_not_stored(client: FlaskClient, portal: Portal, created: Created) -> None:
     answer = send(client, created.token, body_of(*(dicom_bytes(UID, number) for number in range(7))))
     assert answer.status_code == 202 and len(uids(answer, "00081199")) == len(items_of(portal)) == 5
-    assert reasons(answer, "0008119A")[0] == 0xA700
+    assert reasons(answer, "00081198") == [0xA700] * 2 and len(list(portal.store.keys())) == 5
     assert send(client, created.token, body_of(dicom_bytes(UID, 9))).status_code == 413
 
 

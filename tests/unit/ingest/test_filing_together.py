@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from pydicom.uid import generate_uid
+from sqlalchemy.exc import OperationalError
 
 from myphr.errors import DropOffFull, PortalError
 from myphr.ingest import drop_offs
@@ -88,7 +89,40 @@ def test_a_database_that_is_away_is_told_to_each_and_nothing_is_left_waiting(
     delivery.write(dicom_bytes(generate_uid()))
     with pytest.raises(ConnectionError):
         delivery.finish()
+    assert list(portal.store.keys()) == []
     monkeypatch.undo()
     delivery = Delivery(portal, grant, filing)
     delivery.write(dicom_bytes(generate_uid()))
     assert not delivery.finish().duplicate and len(items_of(portal)) == 1
+
+
+def test_what_fails_behind_the_commit_costs_no_container(
+    portal: Portal, patient: SignedIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = drop_offs.create(portal, patient.login, "Dr Berger", 3600, 50)
+    delivery = Delivery(portal, drop_offs.by_token(portal, created.token))
+    delivery.write(dicom_bytes(generate_uid()))
+
+    def late(*given, **rest):  # type: ignore[no-untyped-def]
+        file_sealed(*given, **rest)
+        raise ConnectionError
+
+    monkeypatch.setattr(drop_offs, "file_sealed", late)
+    with pytest.raises(ConnectionError):
+        delivery.finish()
+    [item] = items_of(portal)
+    assert list(portal.store.keys()) == [item.object_key]
+
+
+def test_a_commit_that_may_yet_be_carried_out_keeps_its_container(
+    portal: Portal, patient: SignedIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line to the database was cut: nobody knows, so the sweep decides when it is known."""
+    created = drop_offs.create(portal, patient.login, "Dr Berger", 3600, 50)
+    delivery = Delivery(portal, drop_offs.by_token(portal, created.token))
+    delivery.write(dicom_bytes(generate_uid()))
+    cut = OperationalError("COMMIT", {}, ConnectionError(), connection_invalidated=True)
+    monkeypatch.setattr(drop_offs, "file_sealed", lambda *_, **__: (_ for _ in ()).throw(cut))
+    with pytest.raises(OperationalError):
+        delivery.finish()
+    assert items_of(portal) == [] and len(list(portal.store.keys())) == 1
