@@ -13,7 +13,7 @@ from myphr.machines import reaper, templates
 from myphr.people import login_sessions
 from myphr.portal import Portal
 from myphr.records import deletions, exports, removal
-from myphr.sharing import app_keys, forgetting, mails, rewrapping, shares, viewing
+from myphr.sharing import app_keys, closing, forgetting, mails, rewrapping, shares, viewing
 from myphr.viewers import outcomes
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ def run(parts: Portal) -> None:
     _alone("exports", exports.sweep, parts)
     _alone("viewers", _viewers, parts)
     _alone("deletions", lambda parts: deletions.sweep(parts, (forgetting.forget_items,)), parts)
+    _alone("accounts that close", closing.sweep, parts)
     _alone("readings", reading.sweep, parts)
     if _due(parts, "templates", 60):
         _alone("names of templates", templates.note_installed, parts)

@@ -114,4 +114,5 @@ def import_models() -> None:
         importlib.import_module(f"myphr.{package}.models")
     importlib.import_module("myphr.sharing.record_models")
     importlib.import_module("myphr.sharing.app_key_models")
+    importlib.import_module("myphr.sharing.closing_models")
     importlib.import_module("myphr.ingest.fhir.models")

@@ -131,6 +131,14 @@ class SecondStepOver(PortalError):
     status = 403
 
 
+class AccountNeeded(PortalError):
+    """Closing it would leave an organisation or the portal without anybody; fact `reason`: what to do first."""
+
+    code = "account-needed"
+    sentence = "Your account cannot be closed yet: {reason}."
+    status = 409
+
+
 class CertificateMissing(PortalError):
     """Nothing to prove oneself with: the keyholder was away at sign-in, or the person cancelled the certificate."""
 

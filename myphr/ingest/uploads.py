@@ -900,6 +900,16 @@ def abandon_of(db: Session, drop_off_id: str) -> None:
         db.add(row)
 
 
+def abandon_all(db: Session, account_id: str) -> int:
+    """The same of all that is on its way into a record that closes; how many there were."""
+    rows = db.exec(select(Upload).where(Upload.account_id == account_id, col(Upload.state).in_(UNFINISHED))).all()
+    for row in rows:
+        _move(row, "abandon")
+        row.wrapped_dek, row.sealed_metadata = None, b""
+        db.add(row)
+    return len(rows)
+
+
 def sweep(parts: archives.IngestParts) -> int:
     """Uploads that ran out, and archives nobody works on. For the recurring round; safe to run twice."""
     archives.enqueue_stuck(parts)

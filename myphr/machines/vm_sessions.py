@@ -619,7 +619,8 @@ def claim(parts: Parts, vm_session: VmSession, machine: Machine) -> bytes:
 
 # -- ending -------------------------------------------------------------------------------------------
 def end(parts: Parts, vm_session_id: str, reason: str) -> None:
-    """Close the screens now and have the machine destroyed. `reason`: owner, idle, time, failure, account.
+    """Close the screens now and have the machine destroyed. `reason`: owner, idle, time, failure, account; of
+    account-closed: nobody waits for results, which no record takes any more.
 
     Safe to repeat; on a session that is over it does nothing. Raises NotFound for one that never was."""
     for _ in range(5):
@@ -670,7 +671,7 @@ def _run_end(parts: Parts, vm_session_id: str, mine: lease.Lease) -> None:
     if vm_session.machine_id:
         with parts.database.read() as db:
             machine = db.get(Machine, vm_session.machine_id)
-    if machine is not None and machine.state == "claimed":
+    if machine is not None and machine.state == "claimed" and vm_session.end_reason != "account-closed":
         _fetch_results(parts, vm_session, mine)
     if machine is not None:
         with parts.database.write() as db:

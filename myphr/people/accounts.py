@@ -166,11 +166,8 @@ def finish_by_recovery_code(parts: Parts, cookie_value: str, recovery_code: str,
     def check(pending: pending_sign_ins.Pending) -> None:
         with parts.database.read() as db:
             stored = db.get(StoredKeyRing, pending.account.id)
-        try:
-            assert stored is not None
-            passwords.unwrap_by_recovery(code, stored.wrapped_by_recovery, context=pending.account.id.encode())
-        except EnvelopeError:
-            raise RecoveryFailed("code of another ring") from None
+        assert stored is not None
+        _check_recovery_code(stored, code)
 
     return _finish(parts, cookie_value, address, check, by_recovery_code=True)
 
@@ -343,6 +340,41 @@ def check_password(parts: Parts, login: Login, password: str) -> None:
     _prove(parts, login.account, password)
 
 
+def check_owner(
+    parts: Parts, login: Login, password: str, *, code: str = "", credential: str = "", challenge: bytes = b"",
+    recovery_code: str = "",
+) -> None:  # fmt: skip
+    """For what cannot be undone: the password and, where there is one, the second step (code of the app, passkey with
+    its challenge, or the recovery code). Raises PasswordRefused, SecondStepRefused, RecoveryFailed, TooManyAttempts."""
+    _, stored = _prove(parts, login.account, password)
+    with parts.database.read() as db:
+        steps = second_factor.of_account(db, login.account.id)
+    if not steps:
+        return
+    if recovery_code:
+        recovery_code = passwords.normal_recovery_code(recovery_code)  # a typing mistake costs no try
+    attempts = _attempts(parts)
+    attempts.begin(second_step_subject(login.account.id))
+    try:
+        if credential:
+            second_factor.check_passkey(parts, login.account.id, challenge, credential)
+        elif recovery_code:
+            _check_recovery_code(stored, recovery_code)
+        else:
+            second_factor.check_code(parts, login.account.id, code)
+    except (SecondStepRefused, RecoveryFailed):
+        _note_failure(parts, "second-step-failed", login.account)
+        raise
+    attempts.succeeded(second_step_subject(login.account.id))
+
+
+def _check_recovery_code(stored: StoredKeyRing, code: str) -> None:
+    try:
+        passwords.unwrap_by_recovery(code, stored.wrapped_by_recovery, context=stored.account_id.encode())
+    except EnvelopeError:
+        raise RecoveryFailed("code of another ring") from None
+
+
 def find_by_email(parts: Parts, email: str) -> Account:
     """An open account. For officers and operators only: it tells who has one. Raises FormRefused for nobody."""
     found = _find(parts, _loose_email(email))
@@ -454,8 +486,8 @@ def _note_failure(parts: Parts, event: str, account: Account) -> None:
 
 
 __all__ = [
-    "Login", "Parts", "SignIn", "begin_sign_in", "change_password", "check_password", "find_by_email", "finish_by_code",
-    "finish_by_passkey", "finish_by_recovery_code", "is_live", "list_login_sessions", "make_operator",
+    "Login", "Parts", "SignIn", "begin_sign_in", "change_password", "check_owner", "check_password", "find_by_email",
+    "finish_by_code", "finish_by_passkey", "finish_by_recovery_code", "is_live", "list_login_sessions", "make_operator",
     "new_recovery_code", "normal_email", "normal_name", "recover", "recover_and_sign_in", "register", "resolve",
     "revoke", "sign_in", "sign_out",
 ]  # fmt: skip

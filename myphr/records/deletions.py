@@ -11,7 +11,7 @@ import datetime as dt
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete as sql_delete
@@ -101,23 +101,14 @@ def _delete(
             raise NotFound("item")  # somebody was faster
         removal.hide(db, [item for item in current if item is not None])
         db.flush()
-        destroyed = _destroy_keys(db, ids, forget)
+        destroyed = destroy_keys(db, ids, forget)
         index_object = removal.destroy_index_key(db, account_id, row.created_at)  # it may hold words of what goes
-        facts = canonical({
-            "version": VERSION, "deletion": row.id, "what": what, "items": ids, "note_sha256": _sha256(note),
-            "keys_destroyed_at": _iso(row.created_at), "destroyed": destroyed,
-        })  # fmt: skip
-        row.facts = facts
-        db.add(row)
         trail.record(db, event[0], account_id=account_id, actor=owner, **event[1])
-        trail.record(
-            db, "keys-destroyed", account_id=account_id, actor=owner, deletion=row.id, items=len(ids),
-            proof=_sha256(facts),
-        )  # fmt: skip
-    _purge(parts.database)
+        _prove(db, row, note, destroyed)
+    purge(parts.database)
     if index_object is not None:
         parts.store.delete(index_object)
-    _remove_bytes(parts, row, forget)
+    remove_bytes(parts, row, forget)
     return row.id
 
 
@@ -137,7 +128,52 @@ def _note(login: Login, what: str, items: Sequence[Item]) -> dict[str, Any]:
     return {"version": VERSION, "salt": secrets.token_hex(16), "what": what, "files": noted}
 
 
-def _destroy_keys(db: Session, ids: Sequence[str], forget: Iterable[Forget]) -> dict[str, int]:
+def _prove(db: Session, row: Deletion, note: str, destroyed: Mapping[str, int]) -> None:
+    """The facts of what was destroyed, into the row and, by their checksum, into the trail; in the caller's commit."""
+    row.facts = canonical({
+        "version": VERSION, "deletion": row.id, "what": row.what, "items": json.loads(row.item_ids),
+        "note_sha256": _sha256(note), "keys_destroyed_at": _iso(row.created_at), "destroyed": dict(destroyed),
+    })  # fmt: skip
+    db.add(row)
+    trail.record(
+        db, "keys-destroyed", account_id=row.account_id, actor=Actor("patient", row.account_id), deletion=row.id,
+        items=row.items_count, proof=_sha256(row.facts),
+    )  # fmt: skip
+
+
+def of_account(db: Session, account_id: str, item_ids: Sequence[str], destroyed: Mapping[str, int]) -> Deletion:
+    """The proof that all keys of an account were destroyed, in the commit that does it. Its note holds no names: nobody
+    is left who could open it, and a copy of everything tells by the same numbers which file was which."""
+    row = Deletion(id=new_id(), account_id=account_id, what="account", items_count=len(item_ids),
+                   item_ids=json.dumps(list(item_ids)), sealed_note=b"")  # fmt: skip
+    _prove(db, row, canonical(_accounts_note(db, row)), destroyed)
+    return row
+
+
+def _accounts_note(db: Session, row: Deletion) -> dict[str, Any]:
+    """From rows that stay: the same each time it is made."""
+    ids = json.loads(row.item_ids)
+    found = {
+        item_id: (size, added_at) for some in _batches(ids)
+        for item_id, size, added_at in db.exec(
+            select(Item.id, Item.plain_bytes, Item.created_at).where(col(Item.id).in_(some))
+        )
+    }  # fmt: skip
+    files = [{"item": item_id, "size": found[item_id][0], "added_at": _iso(found[item_id][1])} for item_id in ids]
+    return {"version": VERSION, "what": row.what, "files": files}
+
+
+def certificate_of_account(database: Database, deletion_id: str) -> dict[str, Any]:
+    """The proof that an account's owner gets by mail. Raises NotFound for any other deletion."""
+    with database.read() as db:
+        row = db.get(Deletion, deletion_id)
+        if row is None or row.what != "account":
+            raise NotFound("deletion")
+        note = _accounts_note(db, row)
+    return _certificate(database, row, note)
+
+
+def destroy_keys(db: Session, ids: Sequence[str], forget: Iterable[Forget]) -> dict[str, int]:
     """Every copy of these items' keys, and everything that was sealed under them, out of the database."""
     counts = dict.fromkeys(("keys", "worker_keys", "readings", "previews", "repeats", "identifiers", "share_keys"), 0)
     for some in _batches(ids):
@@ -162,7 +198,7 @@ def _destroy_keys(db: Session, ids: Sequence[str], forget: Iterable[Forget]) -> 
     return counts
 
 
-def _purge(database: Database) -> None:
+def purge(database: Database) -> None:
     """On SQLite: no old page of the destroyed keys stays in the write-ahead file (`secure_delete` empties the others).
     Readers may hold it up; the sweep's next deletion, or any later one, does it then."""
     if database.is_sqlite:
@@ -170,7 +206,7 @@ def _purge(database: Database) -> None:
             connection.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
 
 
-def _remove_bytes(parts: RecordParts, row: Deletion, forget: Iterable[Forget]) -> None:
+def remove_bytes(parts: RecordParts, row: Deletion, forget: Iterable[Forget]) -> None:
     """The second half; may be done twice."""
     ids = json.loads(row.item_ids)
     removal.forget_index(parts.database, parts.store, row.account_id, row.created_at)
@@ -204,7 +240,7 @@ def sweep(parts: RecordParts, forget: Iterable[Forget] = ()) -> int:
     with parts.database.read() as db:
         rows = db.exec(select(Deletion).where(Deletion.state == "keyless")).all()
     for row in rows:
-        _remove_bytes(parts, row, forget)
+        remove_bytes(parts, row, forget)
     return len(rows)
 
 
@@ -226,7 +262,11 @@ def certificate(parts: RecordParts, login: Login, deletion_id: str) -> dict[str,
     """The proof as its owner may keep it. Raises NotFound."""
     row = _mine(parts, login, deletion_id)
     note = login.ring().open(row.sealed_note, context=_note_context(row.id)).decode()
-    with parts.database.read() as db:
+    return _certificate(parts.database, row, json.loads(note))
+
+
+def _certificate(database: Database, row: Deletion, note: dict[str, Any]) -> dict[str, Any]:
+    with database.read() as db:
         events = db.exec(
             select(AuditEvent)
             .where(
@@ -235,9 +275,9 @@ def certificate(parts: RecordParts, login: Login, deletion_id: str) -> dict[str,
             )
             .order_by(col(AuditEvent.number))
         ).all()  # fmt: skip
-    head = trail.head(parts.database)
+    head = trail.head(database)
     return {
-        "myphr_deletion": VERSION, "note": json.loads(note), "facts": json.loads(row.facts),
+        "myphr_deletion": VERSION, "note": note, "facts": json.loads(row.facts),
         "events": [_event(one) for one in events], "chain_head": {"number": head.number, "hash": head.hash},
     }  # fmt: skip
 

@@ -108,7 +108,9 @@ def ask(parts: Parts, login: Login) -> str:
     try:
         with parts.database.write() as db:
             # One at a time per account: PostgreSQL has many writers.
-            db.exec(select(Account.id).where(Account.id == account.id).with_for_update()).first()
+            query = select(Account.id).where(Account.id == account.id, col(Account.closed_at).is_(None))
+            if db.exec(query.with_for_update()).first() is None:
+                raise NotFound("account")
             there = db.exec(select(Export).where(Export.account_id == account.id, _is_live())).first()
             if there is not None:
                 kept = there.id

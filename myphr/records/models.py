@@ -198,11 +198,11 @@ class Deletion(SQLModel, table=True):
 
     id: str = Field(default_factory=new_id, primary_key=True)
     account_id: str = Field(foreign_key="account.id", index=True)
-    what: str  # file, study
+    what: str  # file, study, account
     state: str = Field(default="keyless", index=True)  # see myphr.records.states
     items_count: int
     item_ids: str  # JSON
-    sealed_note: bytes  # envelope to the owner of the JSON note: names and checksums
+    sealed_note: bytes  # envelope to the owner of the JSON note: names and checksums; empty when an account closed
     facts: str = ""  # canonical JSON: what was destroyed and when, by ids; its checksum stands in the trail
     created_at: dt.datetime = Field(default_factory=now)
     changed_at: dt.datetime = Field(default_factory=now)

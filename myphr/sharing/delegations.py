@@ -515,7 +515,7 @@ def stop(parts: Parts, login: "Login", delegation_id: str) -> WithdrawalReport:
                 vault = kinds.vault_id(keys.labels, group.id, epoch)
                 with contextlib.suppress(NotFound):  # destroyed already, or never made
                     halves += parts.keyholder.vault_destroy(speaker, vault, epoch)
-            _forget(db, group.id, ended_at)
+            forget(db, group.id, ended_at)
         _note(db, "record-share-by-kind-ended", login, share=row.id, person=plan.gid)
     ended = withdrawal.end_sessions(parts, [group.id], plan.gid)
     replaced, left = halves, 0
@@ -543,7 +543,19 @@ def _end(db: Session, delegation_ids: Sequence[str], at: dt.datetime) -> None:
     db.execute(delete(DelegationKey).where(col(DelegationKey.delegation_id).in_(delegation_ids)))
 
 
-def _forget(db: Session, compartment_id: str, at: dt.datetime) -> None:
+def destroy_halves(parts: Parts, login: "Login", speaker: Speaker) -> int:
+    """The vault's halves of all that this owner shares by kind, for good: the account closes. Safe to repeat."""
+    group = _group(parts, login)
+    if group is None:
+        return 0
+    keys, halves = identities.keys_of(login), 0
+    for epoch in _living_epochs(parts, group):
+        with contextlib.suppress(NotFound):  # destroyed already, or never made
+            halves += parts.keyholder.vault_destroy(speaker, kinds.vault_id(keys.labels, group.id, epoch), epoch)
+    return halves
+
+
+def forget(db: Session, compartment_id: str, at: dt.datetime) -> None:
     """Rows whose halves are gone: what is left tells that there was something, and opens nothing."""
     db.execute(update(Compartment).where(col(Compartment.id) == compartment_id)
                .values(state="withdrawn", stale=False, withdrawn_at=at))  # fmt: skip
@@ -650,7 +662,7 @@ def _forget_earlier(parts: Parts, login: "Login") -> None:
             select(Compartment.id).where(Compartment.account_id == login.account.id, Compartment.kind == "labels",
                                          Compartment.state == "active", Compartment.owner_gid != gid)
         ).all():  # fmt: skip
-            _forget(db, compartment_id, now())
+            forget(db, compartment_id, now())
 
 
 # -- looking ------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ from myphr.ingest import drop_offs
 from myphr.ingest.models import DropOff
 from myphr.machines.parts import Parts
 from myphr.machines.states import StateConflict
+from myphr.records import deletions
+from myphr.records.models import Deletion
 from myphr.settings import Settings
 from myphr.sharing.models import Mail, Share
 from myphr.sharing.states import MAIL, OPEN, move
@@ -67,11 +69,16 @@ def checked_address(text: str) -> str:
 
 
 def add(
-    db: Session, parts: Parts, template: str, recipient: str, values: dict[str, Any], share_id: str | None = None
-) -> Mail:
-    """Note a mail in the caller's unit of work; `enqueue` it after the commit. Raises FormRefused for the address."""
-    mail = Mail(id=new_id(), template=template, recipient=checked_address(recipient), share_id=share_id,
-                sealed_values=None, state=MAIL.first)  # fmt: skip
+    db: Session, parts: Parts, template: str, recipient: str, values: dict[str, Any], share_id: str | None = None, *,
+    forget_recipient: bool = False,
+) -> Mail:  # fmt: skip
+    """Note a mail in the caller's unit of work; `enqueue` it after the commit. With `forget_recipient` the address
+    stands sealed among the values only, and goes with them. Raises FormRefused for the address."""
+    recipient = checked_address(recipient)
+    if forget_recipient:
+        values, recipient = values | {"recipient": recipient}, ""
+    mail = Mail(id=new_id(), template=template, recipient=recipient, share_id=share_id, sealed_values=None,
+                state=MAIL.first)  # fmt: skip
     mail.sealed_values = envelope.seal_to(
         parts.keys.worker.public, json.dumps(values).encode(), context=envelope.context_for("mail", mail.id)
     )
@@ -110,6 +117,8 @@ def send(parts: Parts, mail_id: str) -> None:
     with parts.database.read() as db:
         mail = db.get(Mail, mail_id)
         share = db.get(Share, mail.share_id) if mail and mail.share_id else None
+        if mail is not None and mail.template == "account-closed" and not _bytes_are_gone(parts, db, mail):
+            return  # the proof names both halves; the sweep comes again
         stopped = mail is not None and mail.template == "drop-off-invitation" and not _drop_off_is_open(db, mail.id)
     if mail is None or mail.state != "waiting" or mail.changed_at + retry_wait(mail.attempts) > now():
         return
@@ -146,6 +155,11 @@ def _drop_off_is_open(db: Session, mail_id: str) -> bool:
     return row is not None and row.state in drop_offs.LIVE and row.expires_at > now()
 
 
+def _bytes_are_gone(parts: Parts, db: Session, mail: Mail) -> bool:
+    deletion = db.get(Deletion, _values(parts, mail)["deletion"]) if mail.sealed_values else None
+    return deletion is None or deletion.state != "keyless"
+
+
 def _give_up(db: Session, mail: Mail) -> None:
     move(db, mail, "refuse", sealed_values=None)
     share = db.get(Share, mail.share_id) if mail.share_id else None
@@ -172,18 +186,23 @@ def _one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def compose(parts: Parts, mail: Mail) -> email.message.EmailMessage:
-    """The message of this row. Raises EnvelopeError when its values are gone or not for this worker."""
+def _values(parts: Parts, mail: Mail) -> dict[str, Any]:
+    """Raises EnvelopeError."""
     if mail.sealed_values is None:
         raise EnvelopeError("no values")
     context = envelope.context_for("mail", mail.id)
-    values = json.loads(envelope.open_with(parts.keys.worker.private, mail.sealed_values, context=context))
+    return json.loads(envelope.open_with(parts.keys.worker.private, mail.sealed_values, context=context))
+
+
+def compose(parts: Parts, mail: Mail) -> email.message.EmailMessage:
+    """The message of this row. Raises EnvelopeError when its values are gone or not for this worker."""
+    values = _values(parts, mail)
     values = {key: _one_line(value) if isinstance(value, str) else value for key, value in values.items()}
     environment = _environment()
     name, address = email.utils.parseaddr(parts.settings.mail_from)
     message = email.message.EmailMessage(policy=email.policy.SMTP)
     message["From"] = email.utils.formataddr((_one_line(name), address))
-    message["To"] = mail.recipient
+    message["To"] = mail.recipient or values["recipient"]
     message["Subject"] = _one_line(environment.get_template(f"{mail.template}.subject.txt").render(values))[:200]
     message["Date"] = email.utils.format_datetime(mail.created_at)
     # The same in every try, so that a mailbox shows a mail that was sent twice once.
@@ -192,6 +211,12 @@ def compose(parts: Parts, mail: Mail) -> email.message.EmailMessage:
     message.set_content(environment.get_template(f"{mail.template}.body.txt").render(values) + "\n")
     html = environment.get_template(f"{mail.template}.body.html").render(values)
     message.add_alternative(html + "\n", subtype="html")
+    if mail.template == "account-closed":
+        proof = deletions.certificate_of_account(parts.database, values["deletion"])
+        message.add_attachment(
+            (json.dumps(proof, ensure_ascii=False, indent=1) + "\n").encode(), maintype="application", subtype="json",
+            filename="Proof of deletion.json",
+        )  # fmt: skip
     return message
 
 

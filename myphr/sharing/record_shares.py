@@ -396,13 +396,25 @@ def withdraw(parts: Parts, login: "Login", share_id: str) -> WithdrawalReport:
             halves = parts.keyholder.vault_destroy(identities.proof_for(login, parts), share_id)
         ended_at = now()
         with parts.database.write() as db:
-            _forget(db, share_id, ended_at)
+            forget(db, share_id, ended_at)
             _note(db, "record-share-withdrawn", login, share=share_id)
     ended = withdrawal.end_sessions(parts, [share_id], None)
     return WithdrawalReport("everybody", ended_at, halves, _ms(started), ended, 0)
 
 
-def _forget(db: Session, share_id: str, at: dt.datetime) -> None:
+def destroy_halves(parts: Parts, login: "Login", speaker: Speaker) -> int:
+    """The vault's halves of all that this owner shares, for good: the account closes. Safe to repeat."""
+    with parts.database.read() as db:
+        ids = db.exec(select(Compartment.id).where(Compartment.account_id == login.account.id,
+                                                   Compartment.kind != "labels")).all()  # fmt: skip
+    halves = 0
+    for share_id in ids:
+        with contextlib.suppress(NotFound):  # withdrawn before, or of an earlier identity: no half left
+            halves += parts.keyholder.vault_destroy(speaker, share_id)
+    return halves
+
+
+def forget(db: Session, share_id: str, at: dt.datetime) -> None:
     """Rows of a share whose halves are gone: what is left tells that it was, and opens nothing."""
     db.execute(update(Compartment).where(col(Compartment.id) == share_id)
                .values(state="withdrawn", stale=False, withdrawn_at=at))  # fmt: skip
@@ -473,7 +485,7 @@ def _catch_up(parts: Parts, login: "Login", row: Compartment, plan: _Plan) -> No
     speaker = identities.proof_for(login, parts)
     if row.owner_gid != speaker.gid:  # of an identity that was revoked: the vault withholds it for good
         with parts.database.write() as db:
-            _forget(db, row.id, now())
+            forget(db, row.id, now())
         return
     rewrapping.destroy_old(parts, speaker, row.id)
     if row.preset == "emergency":

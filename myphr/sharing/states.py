@@ -14,6 +14,7 @@ from myphr.ingest.states import DROP_OFF, READING
 from myphr.machines.states import MACHINE, VM_SESSION
 from myphr.records.states import DELETION, EXPORT
 from myphr.sharing.app_keys import APP_KEY
+from myphr.sharing.closing_models import AccountClosing
 from myphr.sharing.models import Mail, Share
 from myphr.state_tables import StateTable, as_markdown
 
@@ -44,10 +45,15 @@ MAIL = StateTable(
     },
 )  # fmt: skip
 
+CLOSING = StateTable(
+    "closing of an account", AccountClosing, "keyless",
+    {("keyless", "settle"): ("machines, certificates and bytes are gone, and nothing came back meanwhile", "settled")},
+)  # fmt: skip
+
 OPEN = ("offered", "opened")  # a share in one of these gives access
 
 _TABLES: dict[type, StateTable] = {Share: SHARE, Mail: MAIL}
-ALL = (VM_SESSION, MACHINE, SHARE, MAIL, DROP_OFF, READING, FETCH, EXPORT, DELETION, APP_KEY)
+ALL = (VM_SESSION, MACHINE, SHARE, MAIL, DROP_OFF, READING, FETCH, EXPORT, DELETION, APP_KEY, CLOSING)
 
 
 def move(

@@ -47,16 +47,21 @@ def authority_closed(parts: Parts, authority_gid: str) -> int:
 
 def person_revoked(parts: Parts, gid: str) -> int:
     """An identity ended: so do this person's machines over others' files, and others' over theirs. Returns how many."""
-    read = select(CompartmentReader.compartment_id).where(CompartmentReader.gid == gid)
-    by_kind = select(Delegation.compartment_id).where(Delegation.gid == gid, Delegation.state == "active")
     used = (
         select(VmSessionShare.compartment_id)
         .join(VmSession, col(VmSession.id) == col(VmSessionShare.vm_session_id))
         .join(Identity, col(Identity.account_id) == col(VmSession.account_id))
         .where(Identity.gid == gid)
     )
-    theirs = or_(*(col(Compartment.id).in_(some) for some in (read, by_kind, used)))
+    theirs = or_(shared_with(gid), col(Compartment.id).in_(used))
     return _stale(parts, theirs, gid) + _stale(parts, col(Compartment.owner_gid) == gid, None)
+
+
+def shared_with(gid: str) -> ColumnElement[bool]:
+    """Of compartments: those whose keys this person has."""
+    read = select(CompartmentReader.compartment_id).where(CompartmentReader.gid == gid)
+    by_kind = select(Delegation.compartment_id).where(Delegation.gid == gid, Delegation.state == "active")
+    return or_(col(Compartment.id).in_(read), col(Compartment.id).in_(by_kind))
 
 
 def _of_authority(gid: str) -> ColumnElement[bool]:

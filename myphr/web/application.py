@@ -51,6 +51,7 @@ def create_app(portal: Portal) -> Flask:
         app_keys,
         authorities,
         caregiver,
+        closing,
         correction,
         deletions,
         dicom_web,
@@ -86,6 +87,7 @@ def create_app(portal: Portal) -> Flask:
         app.register_blueprint(module.blueprint)
     app.register_blueprint(everything.blueprint)
     app.register_blueprint(deletions.blueprint)
+    app.register_blueprint(closing.blueprint)
     app.register_blueprint(handing_over.uploads_blueprint)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # its access lines would carry upload tokens
     return app

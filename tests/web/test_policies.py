@@ -33,7 +33,7 @@ ANYBODYS = {
     "entrance.recover", "entrance.recover_now", "help.help_page", "operator.healthz", "files.static_file",
     "caregiver.landing", "caregiver.open_share", "handing_over.landing", "handing_over.open_page",
     "second_step.second_step", "second_step.by_code",
-    "second_step.by_passkey", "second_step.by_recovery_code",
+    "second_step.by_passkey", "second_step.by_recovery_code", "closing.closed",
 }  # fmt: skip
 # What belongs to the person asking: a stranger gets their own, never the patient's.
 OF_THE_CALLER = {
@@ -49,6 +49,7 @@ OF_THE_CALLER = {
     "drop_offs.mine", "drop_offs.create", "hospitals.choose", "hospitals.go",
     "find.find", "find.ask", "find.timeline", "find.timeline_reading",
 }  # fmt: skip
+OF_THE_CALLER |= {"closing.about", "closing.sure", "closing.close"}
 OF_THE_CALLER |= {"everything.everything", "everything.progress", "everything.ask", "deletions.mine"}
 OF_A_VISITOR = {"caregiver.screen", "caregiver.ticket", "caregiver.state", "caregiver.leave"}
 # The cookie of a drop-off's link: see test_handing_over.py.

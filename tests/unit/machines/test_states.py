@@ -17,8 +17,9 @@ from myphr.records.models import Deletion, Export, Item, ItemReading
 from myphr.records.states import DELETION, EXPORT
 from myphr.sharing.app_key_models import AppKey
 from myphr.sharing.app_keys import APP_KEY
+from myphr.sharing.closing_models import AccountClosing
 from myphr.sharing.models import Mail, Share
-from myphr.sharing.states import ALL, MAIL, SHARE
+from myphr.sharing.states import ALL, CLOSING, MAIL, SHARE
 from myphr.state_tables import StateConflict, StateTable, as_markdown
 
 PAIRS = [(table, state, event) for table in ALL for state in table.states for event in table.events]
@@ -64,6 +65,11 @@ def new_row(db, table: StateTable, state: str):
         )  # fmt: skip
     elif table is DELETION:
         row = Deletion(account_id=account.id, what="file", items_count=1, item_ids="[]", sealed_note=b"", state=state)
+    elif table is CLOSING:
+        proof = Deletion(account_id=account.id, what="account", items_count=0, item_ids="[]", sealed_note=b"")
+        db.add(proof)
+        db.flush()
+        row = AccountClosing(account_id=account.id, deletion_id=proof.id, state=state)
     elif table is APP_KEY:
         row = AppKey(account_id=account.id, sealed_name=b"", token_sha256=new_id(), state=state, expires_at=now())
     elif table is EXPORT:

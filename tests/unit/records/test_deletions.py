@@ -153,7 +153,7 @@ class Killed(BaseException):
 def test_killed_after_the_commit_the_keys_are_gone_and_the_sweep_removes_the_bytes(
     portal, patient, letter, monkeypatch
 ) -> None:
-    monkeypatch.setattr(deletions, "_remove_bytes", lambda *_: (_ for _ in ()).throw(Killed()))
+    monkeypatch.setattr(deletions, "remove_bytes", lambda *_: (_ for _ in ()).throw(Killed()))
     with pytest.raises(Killed):
         delete(portal, patient, letter.id)
     monkeypatch.undo()
@@ -172,7 +172,7 @@ def test_killed_after_the_commit_the_key_of_the_search_index_is_gone_too(portal,
         db.add(RecordIndex(account_id=account_id, index_id="i", object_key="index-1", wrapped_dek=b"its key",
                            plain_bytes=1, as_of=now()))  # fmt: skip
 
-    monkeypatch.setattr(deletions, "_purge", lambda *_: (_ for _ in ()).throw(Killed()))
+    monkeypatch.setattr(deletions, "purge", lambda *_: (_ for _ in ()).throw(Killed()))
     with pytest.raises(Killed):
         delete(portal, patient, letter.id)
     with portal.database.read() as db:
