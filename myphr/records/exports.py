@@ -1,9 +1,9 @@
 """Exports: the whole record as one zip, made by the worker and kept for a day, sealed to its owner like every file.
 
-While the owner is signed in, `ask` writes an order (paths, facts and keys of the files of that moment), sealed under a
-key that the owner and, until the zip is there, the worker can open. `run` is the job: takes an id, runs twice without
-harm, begins anew after a crash. The zip exists under its key only when it is whole. Called by web, jobs and the sweep;
-formats are told by a function that is passed in.
+While the owner is signed in, `ask` and then `go_on`, a step a request, write an order (facts and keys of the files of
+that moment: `export_orders`), sealed under a key that the owner and, from the last step until the zip is there, the
+worker can open. `run` is the job: takes an id, runs twice without harm, begins anew after a crash. The zip exists under
+its key only when it is whole. Called by web, jobs and the sweep; formats are told by a function that is passed in.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import datetime as dt
 import functools
 import hashlib
 import io
-import json
 import logging
 import secrets
 import shutil
@@ -31,14 +30,13 @@ from myphr.errors import ContainerError, EnvelopeError, FormRefused, NotFound, S
 from myphr.people.login_sessions import Login
 from myphr.people.models import Account
 from myphr.queue import JobQueue
-from myphr.records import export_contents, formats, labels, manifest, summaries, zip_stream
-from myphr.records.export_contents import FILES
+from myphr.records import export_contents, export_orders, zip_stream
+from myphr.records.export_orders import BLOCK_BYTES, Sealed
 from myphr.records.filing import RecordParts
-from myphr.records.labels import Labels
-from myphr.records.models import Export, Item
-from myphr.records.opening import ItemPlace, OpenItem, Ring, dek_of, id_bytes, open_details, open_item
+from myphr.records.models import Export
+from myphr.records.opening import ItemPlace, OpenItem, open_item
 from myphr.records.states import EXPORT
-from myphr.records.store import ObjectStore, SealedWriter
+from myphr.records.store import ObjectStore
 from myphr.state_tables import StateConflict
 
 JOB, JOB_AGAIN = "jobs.exports.make_export", "jobs.exports.make_export_again"
@@ -48,8 +46,8 @@ STUCK = dt.timedelta(seconds=60)  # a run notes its progress every 2 s
 NOTE_SECONDS = 2.0
 FREE_BYTES_MIN = 256 * 1024**2  # left for the database, which must still be able to say what is there
 ABOUT_BYTES_PER_ITEM = 3000  # manifest, Bundle, README, checksums and the zip's own two headers
-LIVE = ("waiting", "running", "ready")
-BLOCK_BYTES = 16 * container.CHUNK_BYTES
+STEP_SECONDS = 0.3  # of opening, in a request
+LIVE = ("preparing", "waiting", "running", "ready")
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +65,7 @@ class ExportView:
     state: str
     items_total: int
     items_missing: int
+    items_opened: int
     bytes_total: int
     bytes_done: int
     zip_bytes: int
@@ -76,7 +75,7 @@ class ExportView:
 
     @property
     def is_under_way(self) -> bool:
-        return self.state in ("waiting", "running")
+        return self.state in ("preparing", "waiting", "running")
 
 
 class _Overtaken(Exception):
@@ -85,49 +84,68 @@ class _Overtaken(Exception):
 
 # -- the owner ------------------------------------------------------------------------------------
 def ask(parts: Parts, login: Login) -> str:
-    """Order an export of all files there are at this moment; its id, or that of the one there is already.
+    """Order an export of all files there are at this moment; its id, or that of the one there is already. A small
+    record is ordered when this returns; a large one wants `go_on`.
 
     Raises FormRefused for an empty record, StoreFull, EnvelopeError."""
     account = login.account
-    export = Export(id=new_id(), account_id=account.id, key_for_worker=None, sealed_key=b"")
-    order = _order(parts.database, login, export)
-    if not order["entries"]:
+    export = Export(id=new_id(), account_id=account.id, key_for_worker=None, sealed_key=b"", created_at=now())
+    export.items_total, export.bytes_total = export_orders.totals(parts.database, export)
+    if not export.items_total:
         raise FormRefused("empty record", reason="there is nothing in your record yet")
     need = export.bytes_total + export.items_total * ABOUT_BYTES_PER_ITEM + FREE_BYTES_MIN
     if shutil.disk_usage(parts.store.partial_dir).free < need:
         raise StoreFull()
-    key = container.new_dek()
-    export.sealed_key = envelope.seal_to(login.ring().public_key, key, context=_key_context(export.id))
-    export.key_for_worker = envelope.seal_to(parts.keys.worker.public, key, context=_worker_context(export.id))
-    plain = json.dumps(order, ensure_ascii=False).encode("utf-8", "replace")
-    export.order_bytes = len(plain)
-    with _Sealed(parts.store, _order_object(export.id), envelope.derive(key, "myphr/export-order/1"), export) as out:
-        out.write(plain)
-        out.commit()
-    kept = export.id
+    export.sealed_key = envelope.seal_to(
+        login.ring().public_key, container.new_dek(), context=_key_context(export.id)
+    )
+    with parts.database.write() as db:
+        # One at a time per account: PostgreSQL has many writers.
+        query = select(Account.id).where(Account.id == account.id, col(Account.closed_at).is_(None))
+        if db.exec(query.with_for_update()).first() is None:
+            raise NotFound("account")
+        there = db.exec(select(Export).where(Export.account_id == account.id, _is_live())).first()
+        if there is not None:
+            return there.id
+        db.add(export)
+        trail.record(
+            db, "export-asked", account_id=account.id, actor=_owner(account.id), export=export.id,
+            items=export.items_total, bytes=export.bytes_total,
+        )  # fmt: skip
+    go_on(parts, login)
+    return export.id
+
+
+def go_on(parts: Parts, login: Login) -> bool:
+    """One step of the order that is being written; whether there is more to do. Two windows at once take no harm: the
+    slower one's step is thrown away. Raises StoreFull."""
+    with parts.database.read() as db:
+        row = db.exec(select(Export).where(Export.account_id == login.account.id, Export.state == "preparing")).first()
+    if row is None:
+        return False
+    ring = login.ring()
+    key = ring.open(row.sealed_key, context=_key_context(row.id))
+    dek = envelope.derive(key, "myphr/export-order/1")
+    done = export_orders.step(parts.database, parts.store, ring, row, dek, STEP_SECONDS)
+    values: dict[str, Any] = {
+        "order_pieces": done.pieces, "opened_to": done.opened_to, "items_opened": row.items_opened + done.opened,
+    }  # fmt: skip
+    if done.is_done:
+        values["key_for_worker"] = envelope.seal_to(
+            parts.keys.worker.public, key, context=_worker_context(row.id)
+        )
     try:
         with parts.database.write() as db:
-            # One at a time per account: PostgreSQL has many writers.
-            query = select(Account.id).where(Account.id == account.id, col(Account.closed_at).is_(None))
-            if db.exec(query.with_for_update()).first() is None:
-                raise NotFound("account")
-            there = db.exec(select(Export).where(Export.account_id == account.id, _is_live())).first()
-            if there is not None:
-                kept = there.id
-            else:
-                db.add(export)
-                trail.record(
-                    db, "export-asked", account_id=account.id, actor=_owner(account.id), export=export.id,
-                    items=export.items_total, bytes=export.bytes_total,
-                )  # fmt: skip
-    except BaseException:
-        parts.store.delete(_order_object(export.id))
+            EXPORT.move(db, row, "order" if done.is_done else "open",
+                        only_if=[col(Export.order_pieces) == row.order_pieces], **values)  # fmt: skip
+    except BaseException as error:
+        parts.store.delete(done.object_key)
+        if isinstance(error, StateConflict):
+            return True  # another window, or it was removed: the next look tells
         raise
-    if kept != export.id:
-        parts.store.delete(_order_object(export.id))
-        return kept
-    _enqueue(parts, export.id)
-    return export.id
+    if done.is_done:
+        _enqueue(parts, row.id)
+    return not done.is_done
 
 
 def latest(parts: RecordParts, login: Login) -> ExportView | None:
@@ -139,8 +157,8 @@ def latest(parts: RecordParts, login: Login) -> ExportView | None:
         return None
     state = "expired" if row.state == "ready" and row.expires_at and row.expires_at <= now() else row.state
     return ExportView(
-        row.id, state, row.items_total, row.items_missing, row.bytes_total, row.bytes_done, row.zip_bytes,
-        row.created_at, row.expires_at, row.error_code,
+        row.id, state, row.items_total, row.items_missing, row.items_opened, row.bytes_total, row.bytes_done,
+        row.zip_bytes, row.created_at, row.expires_at, row.error_code,
     )  # fmt: skip
 
 
@@ -226,7 +244,8 @@ def sweep(parts: Parts) -> None:
     with parts.database.read() as db:
         old = db.exec(select(Export).where(Export.state == "ready", col(Export.expires_at) <= now())).all()
         left = db.exec(select(Export).where(~_is_live(), col(Export.object_key).is_not(None))).all()
-    for row in old:
+        left_alone = db.exec(select(Export).where(Export.state == "preparing", Export.changed_at < now() - KEPT)).all()
+    for row in (*old, *left_alone):
         _end(parts.database, parts.store, row, "expire", SYSTEM)
     for row in left:
         _delete_objects(parts.database, parts.store, row)
@@ -236,7 +255,11 @@ def sweep(parts: Parts) -> None:
 def _make(parts: RecordParts, row: Export, pronom_of: Callable[[bytes, str], str]) -> None:
     assert row.key_for_worker is not None and row.run_id is not None
     key = envelope.open_with(parts.keys.worker.private, row.key_for_worker, context=_worker_context(row.id))
-    order = _read_order(parts.store, row, envelope.derive(key, "myphr/export-order/1"))
+    with parts.database.read() as db:
+        owner = db.get(Account, row.account_id)
+    if owner is None or owner.closed_at is not None:
+        raise NotFound("account")
+    order = export_orders.read(parts.store, row, envelope.derive(key, "myphr/export-order/1"), owner.name)
     progress = _Progress(parts.database, row)
     damaged, pronom = _look(parts.store, order["entries"], pronom_of, progress)
     object_key = _zip_object(row.id, row.run_id)
@@ -245,7 +268,7 @@ def _make(parts: RecordParts, row: Export, pronom_of: Callable[[bytes, str], str
         missing = [*order["unreadable"], *(entry for entry in order["entries"] if entry["item"] in damaged)]
         progress.bytes_done = 0
         try:
-            with _Sealed(parts.store, object_key, envelope.derive(key, "myphr/export-zip/1"), row) as out:
+            with Sealed(parts.store, object_key, envelope.derive(key, "myphr/export-zip/1"), row) as out:
                 for piece in zip_stream.stream(
                     _members(parts.store, order, entries, missing, pronom), export_contents.COMMENT
                 ):
@@ -271,7 +294,7 @@ def _make(parts: RecordParts, row: Export, pronom_of: Callable[[bytes, str], str
             db, "export-ready", account_id=row.account_id, actor=SYSTEM, export=row.id, items=len(entries),
             missing=len(missing),
         )  # fmt: skip
-    parts.store.delete(_order_object(row.id))
+    _delete_order(parts.store, row)
 
 
 def _members(
@@ -336,7 +359,7 @@ def _fail(parts: RecordParts, row: Export, code: str) -> None:
             return
         EXPORT.move(db, current, "fail", error_code=code, key_for_worker=None, sealed_key=b"")
         trail.record(db, "export-failed", account_id=row.account_id, actor=SYSTEM, export=row.id, reason=code)
-    parts.store.delete(_order_object(row.id))
+    _delete_order(parts.store, row)
 
 
 def _end(database: Database, store: ObjectStore, row: Export, event: str, actor: Actor) -> None:
@@ -348,7 +371,7 @@ def _end(database: Database, store: ObjectStore, row: Export, event: str, actor:
             try:
                 EXPORT.move(
                     db, current, event, sealed_key=b"", key_for_worker=None,
-                    object_key=current.object_key or _order_object(row.id),
+                    object_key=current.object_key or f"{row.id}.order",
                 )  # fmt: skip
             except StateConflict:
                 continue
@@ -362,9 +385,10 @@ def _end(database: Database, store: ObjectStore, row: Export, event: str, actor:
 
 def _delete_objects(database: Database, store: ObjectStore, row: Export) -> None:
     """After the key is gone. `object_key` stays until the files are: the sweep comes back for them."""
-    for object_key in (row.object_key, _order_object(row.id), row.run_id and _zip_object(row.id, row.run_id)):
+    for object_key in (row.object_key, row.run_id and _zip_object(row.id, row.run_id)):
         if object_key:
             store.delete(object_key)
+    _delete_order(store, row)
     with database.write() as db:
         current = db.get(Export, row.id)
         if current is not None:
@@ -372,123 +396,12 @@ def _delete_objects(database: Database, store: ObjectStore, row: Export) -> None
             db.add(current)
 
 
-# -- the order ------------------------------------------------------------------------------------
-def _order(database: Database, login: Login, export: Export) -> dict[str, Any]:
-    account, ring = login.account, login.ring()
-    with database.read() as db:
-        everything = db.exec(
-            select(Item)
-            .where(Item.account_id == account.id, col(Item.deleted_at).is_(None), Item.sealed_dek != b"")
-            .order_by(col(Item.created_at), Item.id)
-        ).all()
-    items, deks, details, unreadable = _opened(ring, everything)
-    known = labels.of_record(database, ring, account.id)
-    paths = manifest.lay_out(items, details)
-    entries = [
-        {
-            "path": f"{FILES}/{path}", "item": item.id, "account": item.account_id, "object": item.object_key,
-            "bytes": item.plain_bytes, "version": item.version, "dek": dek.hex(), "sha256": one["sha256"],
-            "name": one.get("name", ""), "original_path": one.get("path", ""), "format": item.format,
-            "format_words": formats.of(item.format).words, "media_type": item.media_type, "source": item.source,
-            "added_at": _iso(item.created_at), "labels": _labels(known.get(item.id)), "study": item.study_id,
-        }
-        for item, dek, one, path in zip(items, deks, details, paths, strict=True)
-    ]  # fmt: skip
-    entries.sort(key=lambda entry: str(entry["path"]))
-    export.items_total, export.bytes_total = len(items), sum(item.plain_bytes for item in items)
-    return {
-        "version": export_contents.VERSION, "made_at": _iso(now()), "name": account.name, "entries": entries,
-        "studies": _studies(items, details), "unreadable": unreadable,
-    }  # fmt: skip
-
-
-def _opened(
-    ring: Ring, everything: Sequence[Item]
-) -> tuple[list[Item], list[bytes], list[dict[str, Any]], list[dict[str, Any]]]:
-    """(items, keys, details) of those that open, and what to say of those that do not: one damaged row must not keep
-    the rest from its owner."""
-    items, deks, details, unreadable = [], [], [], []
-    for item in everything:
-        try:
-            dek = dek_of(ring, item)
-            one = open_details(dek, item.id, item.sealed_details)
-        except EnvelopeError:
-            unreadable.append({"name": "A file whose description is damaged", "item": item.id, "sha256": ""})
-            continue
-        items.append(item)
-        deks.append(dek)
-        details.append(one)
-    return items, deks, details, unreadable
-
-
-def _studies(items: Sequence[Item], details: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    headers: dict[str, list[Mapping[str, Any]]] = {}
-    for item, one in zip(items, details, strict=True):
-        if item.study_id is not None:
-            headers.setdefault(item.study_id, []).append(one.get("headers") or {})
-    found = []
-    for study_id, of_study in headers.items():
-        summary = summaries.merge(of_study)
-        date = summaries.date_of(summary.get("study_date", ""))
-        series: dict[str, list[Mapping[str, Any]]] = {}
-        for one in of_study:
-            series.setdefault(str(one.get("series_uid") or ""), []).append(one)
-        found.append({
-            "study": study_id, "uid": str(of_study[0].get("study_uid") or ""), "title": summaries.title(summary),
-            "date": date.isoformat() if date else None, "instances": len(of_study),
-            "modalities": list(summary.get("modalities") or {}),
-            "series": [
-                {
-                    "uid": uid, "modality": str(members[0].get("modality") or "OT"), "instances": len(members),
-                    "number": members[0].get("series_number"),
-                    "description": str(members[0].get("series_description") or ""),
-                }
-                for uid, members in series.items()
-            ],
-        })  # fmt: skip
-    return found
-
-
-def _labels(found: Labels | None) -> dict[str, Any] | None:
-    return None if found is None else labels.to_json(found)
-
-
-def _read_order(store: ObjectStore, row: Export, dek: bytes) -> dict[str, Any]:
-    place = ItemPlace(row.id, row.account_id, _order_object(row.id), row.order_bytes)
-    with contextlib.closing(open_item(store, place, dek)) as opened:
-        return json.loads(opened.read_at(0, row.order_bytes))
+def _delete_order(store: ObjectStore, row: Export) -> None:
+    for object_key in export_orders.objects_of(row):
+        store.delete(object_key)
 
 
 # -- small parts ----------------------------------------------------------------------------------
-class _Sealed:
-    """A container that is written in pieces of any size. Nothing stays of one that was not committed."""
-
-    def __init__(self, store: ObjectStore, object_key: str, dek: bytes, row: Export) -> None:
-        self.plain_bytes = 0
-        self._sealer = container.ChunkSealer(dek, id_bytes(row.account_id), id_bytes(row.id))
-        self._held = bytearray()  # the last chunk must be sealed as such: something is always held back
-        self._out: SealedWriter = store.create(object_key)
-        self._out.write(self._sealer.header)
-
-    def write(self, plaintext: bytes) -> None:
-        self.plain_bytes += len(plaintext)
-        self._held += plaintext
-        if len(self._held) > BLOCK_BYTES:
-            size = (len(self._held) - 1) // BLOCK_BYTES * BLOCK_BYTES
-            self._out.write(self._sealer.seal_chunks(bytes(self._held[:size]), False))
-            del self._held[:size]
-
-    def commit(self) -> None:
-        self._out.write(self._sealer.seal_chunks(bytes(self._held), True))
-        self._out.commit()
-
-    def __enter__(self) -> "_Sealed":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._out.abort()
-
-
 class _Held(io.BytesIO):
     """Bytes of ours as a file of the zip (`zip_stream.ZipMember`)."""
 
@@ -531,10 +444,6 @@ def _enqueue(parts: Parts, export_id: str, job: str = JOB) -> None:
         log.warning("the queue is away; export %s waits for the sweep", export_id)
 
 
-def _order_object(export_id: str) -> str:
-    return f"{export_id}.order"
-
-
 def _zip_object(export_id: str, run_id: str) -> str:
     return f"{export_id}.{run_id}"
 
@@ -549,10 +458,6 @@ def _worker_context(export_id: str) -> bytes:
 
 def _owner(account_id: str) -> Actor:
     return Actor("patient", account_id)
-
-
-def _iso(moment: dt.datetime) -> str:
-    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).astimezone(dt.UTC).isoformat()
 
 
 def _is_live() -> Any:

@@ -174,11 +174,13 @@ class Export(SQLModel, table=True):
 
     id: str = Field(default_factory=new_id, primary_key=True)
     account_id: str = Field(foreign_key="account.id", index=True)
-    state: str = Field(default="waiting", index=True)  # see myphr.records.states
+    state: str = Field(default="preparing", index=True)  # see myphr.records.states
     run_id: str | None = None  # of the run that writes it: another one must stop
     key_for_worker: bytes | None
     sealed_key: bytes  # envelope to the owner; empty when the export is over
-    order_bytes: int = Field(default=0, sa_type=BigInteger)
+    order_pieces: str = "[]"  # JSON: [name, bytes] of each piece of the order, see myphr.records.export_orders
+    opened_to: str | None = None  # JSON: time and id of the last file in it
+    items_opened: int = 0
     object_key: str | None = None
     zip_bytes: int = Field(default=0, sa_type=BigInteger)
     items_total: int = 0

@@ -4,8 +4,12 @@ from myphr.records.models import Deletion, Export
 from myphr.state_tables import StateTable
 
 EXPORT = StateTable(
-    "export", Export, "waiting",
+    "export", Export, "preparing",
     {
+        ("preparing", "open"): ("keep one more piece of its order", "preparing"),
+        ("preparing", "order"): ("keep the last piece, seal the key to the worker", "waiting"),
+        ("preparing", "remove"): ("erase its key and its order", "removed"),
+        ("preparing", "expire"): ("its owner never came back: erase its key and its order", "expired"),
         ("waiting", "begin"): ("open its order, write the first file", "running"),
         ("running", "begin"): ("the run before was cut off: throw away what it wrote, begin anew", "running"),
         ("running", "finish"): ("erase the worker's key and the order, start the day it is kept", "ready"),

@@ -26,6 +26,11 @@ blueprint = Blueprint("everything", __name__, url_prefix="/everything")
 
 
 def _page(error: PortalError | None = None) -> Response:
+    """Each look opens some more of the files that the copy is to have, until its job can begin."""
+    try:
+        exports.go_on(portal(), this_login())
+    except StoreFull as full:
+        error = error or full
     export = exports.latest(portal(), this_login())
     failure = _FAILURES.get(export.error_code or "", "of a fault of ours") if export is not None else ""
     return render_page(

@@ -9,21 +9,25 @@ from flask import Flask
 
 from myphr.ingest import identify
 from myphr.portal import Portal
-from myphr.records import exports
+from myphr.records import export_orders, exports
 from myphr.records.models import Export
 from tests.cast import PATIENT
 from tests.web.page_client import PageClient, text_of
 from tests.web.stage import put_in
 
 
-@pytest.fixture
-def filled(vera: PageClient, portal: Portal) -> PageClient:
+def account_of(portal: Portal) -> str:
     from sqlmodel import select
 
     from myphr.people.models import Account
 
     with portal.database.read() as db:
-        account_id = db.exec(select(Account.id).where(Account.email == PATIENT.email)).one()
+        return db.exec(select(Account.id).where(Account.email == PATIENT.email)).one()
+
+
+@pytest.fixture
+def filled(vera: PageClient, portal: Portal) -> PageClient:
+    account_id = account_of(portal)
     put_in(portal, account_id, b"Dear Vera", "letter.txt")
     put_in(portal, account_id, bytes(range(256)) * 9000, "large.bin")
     return vera
@@ -65,6 +69,23 @@ def test_the_page_goes_from_asking_over_progress_to_the_file(filled: PageClient,
     assert "not sealed" in text_of(page) and page.select_one(f'a[href="/everything/{export_id}/zip"]')
     fragment = filled.get("/everything/progress", htmx=True).text
     assert fragment.lstrip().startswith("<div") and "Your copy is ready" in fragment
+
+
+def test_a_large_record_is_looked_at_by_the_page_a_part_each_time(
+    filled: PageClient, portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_orders, "BATCH", 1)
+    monkeypatch.setattr(exports, "STEP_SECONDS", 0)
+    for number in range(3):
+        put_in(portal, account_of(portal), b"one more %d" % number, f"{number}.txt")
+    filled.post("/everything", {})  # one of five is opened
+    page = filled.page("/everything")
+    assert "2 of 5 files" in text_of(page) and page.select_one("#export")["data-hx-trigger"] == "every 1s"
+    assert page.select_one("noscript a")["href"] == "/everything"
+    assert "3 of 5 files" in filled.get("/everything/progress", htmx=True).text
+    assert "4 of 5 files" in filled.get("/everything/progress", htmx=True).text
+    page = filled.page("/everything")
+    assert "Your copy is being made" in text_of(page) and page.select_one("#export")["data-hx-trigger"] == "every 2s"
 
 
 def test_the_file_is_the_zip(filled: PageClient, ready: str) -> None:

@@ -41,8 +41,8 @@ from myphr.machines.models import VmSession
 from myphr.people import accounts, identities, second_factor
 from myphr.people.keyholder import Keyholder
 from myphr.people.models import Account, Certificate, PendingSignIn, Totp
-from myphr.records import deletions, exports, search
-from myphr.records.models import Deletion, Item, ItemPreview, ItemReading, Upload
+from myphr.records import deletions, export_orders, exports, search
+from myphr.records.models import Deletion, Export, Item, ItemPreview, ItemReading, Upload
 from myphr.records.opening import dek_context, open_item
 from myphr.records.reading import FullReading, Reading
 from myphr.records.search_index import Question
@@ -545,20 +545,31 @@ def gid_of_closed(db, who: SignedIn) -> str:
     return found.gid
 
 
-def test_a_copy_ordered_in_that_very_moment_is_not_made(clinic: Clinic, monkeypatch) -> None:
+@pytest.mark.parametrize("early", [True, False])
+def test_a_copy_ordered_in_that_very_moment_is_not_made(clinic: Clinic, monkeypatch, early: bool) -> None:
     """Its order holds the keys of all files."""
     clinic.add_item()
-    login, make_order = clinic.patient.login, exports._order
-
-    def closed_meanwhile(*arguments):
-        order = make_order(*arguments)
-        assert order["entries"]
-        close(clinic)
-        return order
-
+    login, count, step = clinic.patient.login, export_orders.totals, export_orders.step
     ring = login.ring()
     monkeypatch.setattr(type(login), "ring", lambda _: ring)  # as in a request that began before
-    monkeypatch.setattr(exports, "_order", closed_meanwhile)
-    with pytest.raises(NotFound):
-        exports.ask(clinic.portal, login)
+
+    def closed_meanwhile(work):
+        def worked(*arguments):
+            found = work(*arguments)
+            close(clinic)
+            return found
+
+        return worked
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export_orders, "totals" if early else "step", closed_meanwhile(count if early else step))
+        if early:
+            with pytest.raises(NotFound):
+                exports.ask(clinic.portal, login)
+        else:
+            exports.ask(clinic.portal, login)
     assert list(clinic.portal.store.keys()) == []
+    with clinic.portal.database.read() as db:
+        assert [(row.state, row.sealed_key, row.key_for_worker) for row in db.exec(select(Export))] == [
+            ("removed", b"", None)
+        ] * (not early)

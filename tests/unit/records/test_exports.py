@@ -20,7 +20,7 @@ from myphr.crypto import container
 from myphr.database import now
 from myphr.errors import EnvelopeError, FormRefused, NotFound, StoreFull
 from myphr.ingest import archives, identify
-from myphr.records import exports, removal
+from myphr.records import deletions, export_orders, exports, removal
 from myphr.records.items import details_of
 from myphr.records.models import ArchiveTask, Export, Item
 from tests.cast import SignedIn
@@ -52,6 +52,11 @@ def change(portal, export_id: str, **values) -> None:
         for key, value in values.items():
             setattr(row, key, value)
         db.add(row)
+
+
+def order_of(portal, export_id: str) -> set[str]:
+    """The objects of its order's pieces."""
+    return {key for key in objects(portal) if key.startswith(f"{export_id}.order-")}
 
 
 def make(portal, export_id: str) -> None:
@@ -178,7 +183,7 @@ def test_nothing_of_it_stands_in_clear_and_a_strangers_ring_opens_nothing(portal
     assert not any(b"letter.pdf" in p.read_bytes() for p in everywhere)
     make(portal, export_id)
     row = row_of(portal, export_id)
-    assert row.key_for_worker is None and f"{export_id}.order" not in objects(portal)
+    assert row.key_for_worker is None and order_of(portal, export_id) == set()
     portal.database.dispose()
     for path in portal.settings.home.rglob("*"):
         if path.is_file():
@@ -212,7 +217,7 @@ def test_there_is_one_at_a_time(portal, patient, record) -> None:
     assert exports.ask(portal, patient.login) == first
     exports.remove(portal, patient.login, first)
     assert exports.ask(portal, patient.login) != first
-    assert len([key for key in objects(portal) if key.endswith(".order")]) == 1
+    assert len([key for key in objects(portal) if ".order-" in key]) == 1
 
 
 def test_no_room_is_told_before_anything_is_written(portal, patient, record, monkeypatch) -> None:
@@ -228,7 +233,7 @@ def test_no_room_is_told_before_anything_is_written(portal, patient, record, mon
 
 def test_a_disk_that_fills_up_is_told_and_nothing_is_left(portal, patient, record, monkeypatch) -> None:
     export_id = exports.ask(portal, patient.login)
-    before = objects(portal) - {f"{export_id}.order"}
+    before = objects(portal) - order_of(portal, export_id)
     monkeypatch.setattr(container.ChunkSealer, "seal_chunks", lambda *_: (_ for _ in ()).throw(StoreFull()))
     make(portal, export_id)
     row = row_of(portal, export_id)
@@ -273,7 +278,7 @@ def test_killed_between_the_file_and_the_row_it_begins_anew_and_leaves_one_file(
     portal, patient, record, monkeypatch
 ) -> None:
     export_id = exports.ask(portal, patient.login)
-    note, before = exports.trail.record, objects(portal) - {f"{export_id}.order"}
+    note, before = exports.trail.record, objects(portal) - order_of(portal, export_id)
 
     def dies(db, event, **rest):
         if event == "export-ready":
@@ -402,3 +407,111 @@ def test_no_sum_stands_for_another_file(portal, patient, record) -> None:
         digest, _, path = line.partition("  ")
         assert hashlib.sha256(archive.read(path)).hexdigest() == digest
     assert {line.partition("  ")[2] for line in lines} == set(archive.namelist()) - {"SHA256SUMS"}
+
+
+# -- the order, step by step ----------------------------------------------------------------------
+@pytest.fixture
+def small_steps(monkeypatch) -> None:
+    """Two files a step, as if opening were slow."""
+    monkeypatch.setattr(export_orders, "BATCH", 2)
+    monkeypatch.setattr(exports, "STEP_SECONDS", 0)
+
+
+@pytest.fixture
+def seven(portal, patient) -> list[str]:
+    return [put_in(portal, patient.account.id, b"letter %d" % number, f"{number}.txt").id for number in range(7)]
+
+
+def test_a_large_record_is_opened_step_by_step_and_the_worker_gets_the_key_with_the_last(
+    portal, patient, seven, small_steps
+) -> None:
+    export_id = exports.ask(portal, patient.login)
+    for opened in (2, 4, 6):
+        row = row_of(portal, export_id)
+        assert (row.state, row.items_opened, row.key_for_worker) == ("preparing", opened, None)
+        assert exports.latest(portal, patient.login).is_under_way
+        make(portal, export_id)  # the job, too early: nothing happens
+        assert exports.ask(portal, patient.login) == export_id  # nor is there a second one
+        assert len(order_of(portal, export_id)) == opened // 2
+        assert exports.go_on(portal, patient.login) is (opened < 6)
+    row = row_of(portal, export_id)
+    assert (row.state, row.items_opened) == ("waiting", 7) and row.key_for_worker
+    assert exports.go_on(portal, patient.login) is False
+    make(portal, export_id)
+    with contextlib.closing(exports.open_zip(portal, patient.login, export_id)) as opened:
+        zipped = zipfile.ZipFile(io.BytesIO(opened.read_at(0, opened.plain_bytes)))
+    assert zipped.testzip() is None
+    files = {name: zipped.read(name) for name in zipped.namelist() if name.startswith("files/")}
+    assert files == {f"files/{number}.txt": b"letter %d" % number for number in range(7)}
+    assert order_of(portal, export_id) == set()
+
+
+def test_what_comes_while_files_are_opened_is_not_in_it(portal, patient, seven, small_steps) -> None:
+    export_id = exports.ask(portal, patient.login)
+    put_in(portal, patient.account.id, b"later", "later.txt")
+    while exports.go_on(portal, patient.login):
+        pass
+    assert row_of(portal, export_id).items_opened == 7
+
+
+def test_two_windows_at_once_keep_one_step_and_throw_the_other_away(
+    portal, patient, seven, small_steps, monkeypatch
+) -> None:
+    export_id = exports.ask(portal, patient.login)
+    step = export_orders.step
+
+    def overtaken(*given):
+        found = step(*given)
+        monkeypatch.setattr(export_orders, "step", step)
+        assert exports.go_on(portal, patient.login)  # the other window
+        return found
+
+    monkeypatch.setattr(export_orders, "step", overtaken)
+    assert exports.go_on(portal, patient.login)
+    assert row_of(portal, export_id).items_opened == 4 and len(order_of(portal, export_id)) == 2
+
+
+def test_somebody_else_does_not_push_it_on(portal, patient, stranger, seven, small_steps) -> None:
+    export_id = exports.ask(portal, patient.login)
+    assert exports.go_on(portal, stranger.login) is False
+    assert row_of(portal, export_id).items_opened == 2
+
+
+@pytest.mark.parametrize("how", ["removed", "deleted", "left alone"])
+def test_an_order_that_is_given_up_leaves_nothing(portal, patient, seven, small_steps, how: str) -> None:
+    export_id = exports.ask(portal, patient.login)
+    exports.go_on(portal, patient.login)
+    if how == "removed":
+        exports.remove(portal, patient.login, export_id)
+    elif how == "deleted":
+        deletions.delete_item(portal, patient.login, seven[0])
+    else:
+        exports.sweep(portal)
+        assert row_of(portal, export_id).state == "preparing"
+        change(portal, export_id, changed_at=now() - exports.KEPT - dt.timedelta(seconds=1))
+        exports.sweep(portal)
+    row = row_of(portal, export_id)
+    assert row.state == ("expired" if how == "left alone" else "removed")
+    assert row.sealed_key == b"" and order_of(portal, export_id) == set()
+    assert exports.go_on(portal, patient.login) is False
+
+
+@pytest.mark.parametrize("change_it", ["swapped", "cut", "twice"])
+def test_pieces_that_were_exchanged_make_no_zip(portal, patient, seven, small_steps, change_it: str) -> None:
+    export_id = exports.ask(portal, patient.login)
+    while exports.go_on(portal, patient.login):
+        pass
+    pieces = json.loads(row_of(portal, export_id).order_pieces)
+    pieces = {"swapped": pieces[::-1], "cut": pieces[1:], "twice": [*pieces[:1], *pieces]}[change_it]
+    change(portal, export_id, order_pieces=json.dumps(pieces))
+    make(portal, export_id)
+    assert (row_of(portal, export_id).state, row_of(portal, export_id).error_code) == ("failed", "order-lost")
+
+
+def test_no_name_or_key_of_a_file_stands_in_the_row_or_the_pieces(portal, patient, seven, small_steps) -> None:
+    export_id = exports.ask(portal, patient.login)
+    with portal.database.read() as db:
+        dek = patient.login.ring().open_dek(db.get(Item, seven[0]))
+    stored = b"".join(path.read_bytes() for path in (portal.settings.home / "store").rglob("*.order-*"))
+    stored += b"".join(path.read_bytes() for path in (portal.settings.home / "db").iterdir())
+    assert len(order_of(portal, export_id)) == 1 and b"0.txt" not in stored and dek.hex().encode() not in stored
