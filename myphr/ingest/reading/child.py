@@ -2,8 +2,7 @@
 
 `python -m myphr.ingest.reading.child FD` loads every decoder once, gives up what it does not need (network, files,
 core dumps, root), and then forks for each file: content comes over a socket, readings go back over it, nothing touches
-a disk. A fork that takes too much memory, CPU or time is killed and costs that one file. Holds no key. Started by
-`capped`.
+a disk. A fork that takes too much memory, CPU or time ends and costs that one file. Holds no key. Started by `capped`.
 """
 
 import contextlib
@@ -25,12 +24,18 @@ from collections.abc import Mapping
 from myphr.ingest.reading.content import Content, NotRead, Read
 from myphr.records.reading import FullReading, Reading, as_fields, within_limits
 
+# What a fork may add to the 60 MiB it begins with. A small file stays below 300 MiB, whatever it claims; a large one
+# may take more, as a mammogram of 19 MB takes 350. Addresses alone would not do: libraries reserve 200 MiB for nothing.
+MORE_BYTES = 216 * 1024**2
+MORE_BYTES_PER_BYTE = 16
+MORE_BYTES_MAX = 512 * 1024**2
 ADDRESS_SPACE_BYTES = 1024**3
-CPU_SECONDS = 10
+CPU_SECONDS = 8  # with what a decoder started by it takes: a hostile file costs 10 s at most
 WALL_SECONDS = 30  # for what waits instead of working: a busy machine makes 2 s of CPU last as long as that
 NOBODY = 65534
 
 NO_PREVIEW = "No preview could be made of this file"
+TOO_LARGE = "It takes too much memory for a preview"
 REQUEST = struct.Struct(">16sQQ")  # format, bytes of the file, bytes that follow
 ANSWER = struct.Struct(">III")  # bytes of JSON, of the picture, of the narrative
 
@@ -44,6 +49,7 @@ def main(descriptor: int) -> None:
     _give_up()
     gc.collect()
     gc.freeze()  # the forks share our pages: the collector must not touch them
+    own_bytes = _own_bytes()
     control.send(b"ready")
     running: dict[int, tuple[int, float]] = {}  # pidfd: (pid, until)
     while True:
@@ -55,12 +61,12 @@ def main(descriptor: int) -> None:
         message, descriptors, _flags, _address = socket.recv_fds(control, 16, 1)
         if not message:
             for pid, _until in running.values():
-                os.kill(pid, signal.SIGKILL)
+                _kill(pid)
             return
         [connection] = descriptors
         pid = os.fork()
         if pid == 0:
-            _read_one(control, connection, table)
+            _read_one(control, connection, table, own_bytes)
         os.close(connection)
         running[os.pidfd_open(pid)] = (pid, time.monotonic() + WALL_SECONDS)
 
@@ -68,12 +74,25 @@ def main(descriptor: int) -> None:
 def _reap(running: dict[int, tuple[int, float]]) -> None:
     for pidfd, (pid, until) in list(running.items()):
         if time.monotonic() > until:
-            os.kill(pid, signal.SIGKILL)
+            _kill(pid)
             os.waitpid(pid, 0)
         elif os.waitpid(pid, os.WNOHANG) == (0, 0):
             continue
         os.close(pidfd)
         del running[pidfd]
+
+
+def _kill(pid: int) -> None:
+    """The fork, and a decoder that it started."""
+    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it had not come so far as to lead a group
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _own_bytes() -> int:
+    """What this process holds for itself alone, as RLIMIT_DATA counts it (VmData, proc(5))."""
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
 
 
 def _decoders() -> Mapping[str, Read]:
@@ -105,24 +124,27 @@ def _give_up() -> None:
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _read_one(control: socket.socket, descriptor: int, table: Mapping[str, Read]) -> None:
+def _read_one(control: socket.socket, descriptor: int, table: Mapping[str, Read], own_bytes: int) -> None:
     """In the fork: one file, then the end, whatever happens."""
     try:
+        os.setpgid(0, 0)
         gc.disable()  # it would copy pages, and this process ends with the file
         control.close()
         signal.signal(signal.SIGXCPU, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
         with socket.socket(fileno=descriptor) as connection:
-            _serve(connection, table)
+            _serve(connection, table, own_bytes)
     except BaseException:  # also MemoryError and RecursionError: the words that were sent already stand
         os._exit(1)
     os._exit(0)
 
 
-def _serve(connection: socket.socket, table: Mapping[str, Read]) -> None:
+def _serve(connection: socket.socket, table: Mapping[str, Read], own_bytes: int) -> None:
     with connection.makefile("rb") as file:
         code, total_bytes, follows = REQUEST.unpack(file.read(REQUEST.size))
+        most = own_bytes + min(MORE_BYTES + MORE_BYTES_PER_BYTE * follows, MORE_BYTES_MAX)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
         data = file.read(follows)
     if len(data) != follows:
         return
@@ -136,9 +158,11 @@ def _serve(connection: socket.socket, table: Mapping[str, Read]) -> None:
         return
     except NotRead as reason:
         note = str(reason)
-    except Exception:  # whatever a decoder raises on a stranger's bytes; its words may hold some of them
+    except Exception as error:  # whatever a decoder raises on a stranger's bytes; its words may hold some of them
         if last.reading == Reading():
             return
+        if isinstance(error, MemoryError):
+            note = TOO_LARGE
     if not last.preview:
         connection.sendall(encode(FullReading(dataclasses.replace(last.reading, note=note), None, last.narrative)))
 

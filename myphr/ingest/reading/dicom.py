@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pydicom
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import read_dataset, read_partial
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
@@ -25,7 +25,9 @@ from myphr.records import summaries
 from myphr.records.reading import FullReading, Reading
 
 FORMATS = frozenset({"dicom"})
-INFLATED_BYTES_MAX = 128 * 1024**2
+INFLATED_BYTES_MAX = 80 * 1024**2
+PIECE_BYTES = 64 * 1024
+META_BYTES_MAX = 64 * 1024  # the file meta group is some 400 bytes, whoever wrote it
 DEPTH_MAX = 3  # an encapsulated document in an encapsulated document
 
 _KINDS = {  # SOP classes that a modality does not tell (PS3.4, B.5)
@@ -77,31 +79,71 @@ def read(content: Content) -> Iterator[FullReading]:
 
 
 def _parse(data: bytes) -> tuple[Dataset, int | None, bytes]:
-    """The data set without its pixels, and where they begin in which bytes. Inflates a deflated one, within limits."""
-    file = io.BytesIO(data)
-    dataset: Dataset = read_partial(file, stop_when=_is_pixels, force=True)
-    syntax = getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID")
-    if syntax == DeflatedExplicitVRLittleEndian:
-        dataset, data, file = _inflated(data)
+    """The data set without its pixels, and where they begin in which bytes. Of a deflated one no more is
+    inflated than the data set and its frame take: one of 815 kB was made to inflate to 800 MiB."""
+    file: Any = io.BytesIO(data)
+    if (meta := _meta_if_deflated(file, data)) is not None:  # asked first: pydicom would inflate all of it
+        dataset, data, file = _inflated(file, meta)
+    else:
+        dataset = read_partial(file, stop_when=_is_pixels, force=True)
     if not len(dataset):
         raise NotRead
     at: int | None = file.tell()
     return dataset, at if at is not None and at < len(data) - 8 else None, data
 
 
-def _inflated(data: bytes) -> tuple[Dataset, bytes, io.BytesIO]:
-    file = io.BytesIO(data)
+def _meta_if_deflated(file: io.BytesIO, data: bytes) -> FileMetaDataset | None:
+    """The meta information, if it says that the rest is deflated; `file` stands behind it then."""
+    if DeflatedExplicitVRLittleEndian.encode() not in data[:META_BYTES_MAX]:
+        return None
     file.seek(132 if data[128:132] == b"DICM" else 0)
-    meta = pydicom.filereader._read_file_meta_info(file)
-    inflate = zlib.decompressobj(-15)
-    plain = inflate.decompress(data[file.tell() :], INFLATED_BYTES_MAX)
-    if inflate.unconsumed_tail:
-        raise NotRead("It is packed far larger than a real file is")
+    meta: FileMetaDataset = pydicom.filereader._read_file_meta_info(file)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        return meta
+    file.seek(0)
+    return None
+
+
+def _inflated(file: io.BytesIO, meta: FileMetaDataset) -> tuple[Dataset, bytes, "_Inflating"]:
+    inner = _Inflating(file)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    inner = io.BytesIO(plain)
-    found = read_dataset(inner, False, True, stop_when=_is_pixels)
-    dataset = FileDataset(inner, found, file_meta=meta, is_implicit_VR=False, is_little_endian=True)
-    return dataset, plain, inner
+    found = read_dataset(inner, False, True, stop_when=_is_pixels)  # type: ignore[arg-type]
+    dataset = FileDataset(io.BytesIO(), found, file_meta=meta, is_implicit_VR=False, is_little_endian=True)
+    at = inner.tell()
+    if not dicom_pixels.why_not(dataset):
+        inner.grow(at + dicom_pixels.native_bytes_max(dataset))
+    return dataset, bytes(inner.plain), inner
+
+
+class _Inflating(io.RawIOBase):
+    """A deflated data set (PS3.5, A.5) as a file: inflated as far as it is read, and at an end at our limit."""
+
+    def __init__(self, packed: io.BytesIO) -> None:
+        self.plain = bytearray()
+        self._packed = packed
+        self._inflate = zlib.decompressobj(-15)
+        self._at = 0
+
+    def grow(self, end: int) -> None:
+        """Inflate as much as is before `end`."""
+        end = min(end, INFLATED_BYTES_MAX)
+        while len(self.plain) < end and not self._inflate.eof:
+            if not (piece := self._inflate.unconsumed_tail or self._packed.read(PIECE_BYTES)):
+                return
+            self.plain += self._inflate.decompress(piece, PIECE_BYTES)
+
+    def read(self, size: int = -1) -> bytes:
+        self.grow(self._at + size if size >= 0 else INFLATED_BYTES_MAX)
+        got = bytes(memoryview(self.plain)[self._at : self._at + size if size >= 0 else None])
+        self._at += len(got)
+        return got
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + (self._at if whence == io.SEEK_CUR else 0)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
 
 
 def _is_pixels(tag: Any, _vr: str | None, _length: int) -> bool:

@@ -6,9 +6,11 @@ file, grey is spread over what the frame uses. Decoders: pydicom with Pillow, op
 
 import copy
 import io
+import resource
 import shutil
 import struct
 import subprocess
+import time
 import zlib
 
 import numpy
@@ -24,6 +26,7 @@ from myphr.ingest.reading.content import NotRead
 from myphr.ingest.reading.dicom_values import number, sequence
 
 PIXELS_MAX = 64_000_000  # of one frame; the largest mammogram has 20 million
+PROGRAM_BYTES_MAX = 256 * 1024**2
 USED_SAMPLES = 50_000
 WORKED_SIDE_MAX = 1024  # rescaling and windowing more than this would be thrown away
 NO_DECODER = "Its way of packing pictures is not known here, so there is no preview"
@@ -64,6 +67,14 @@ def why_not(dataset: Dataset) -> str | None:
     return None
 
 
+def native_bytes_max(dataset: Dataset) -> int:
+    """How many bytes of native pixel data the frame that we show may need, with what stands before it."""
+    bits = number(dataset, "BitsAllocated") or 8
+    pixels = (number(dataset, "Rows") or 0) * (number(dataset, "Columns") or 0)
+    frames = max(1, number(dataset, "NumberOfFrames") or 1) // 2 + 1
+    return pixels * (number(dataset, "SamplesPerPixel") or 1) * bits * frames // 8 + 1024
+
+
 def frame_as_image(dataset: Dataset, data: bytes, at: int) -> Image.Image:
     """The middle frame. `at`: where the pixel data element begins in `data`. Raises whatever the decoders do."""
     frames = max(1, number(dataset, "NumberOfFrames") or 1)
@@ -91,15 +102,25 @@ def by_dcmtk(dataset: Dataset, data: bytes) -> Image.Image:
         raise NotRead(NO_DECODER)
     frame = max(1, number(dataset, "NumberOfFrames") or 1) // 2 + 1
     window = ["--use-window", "1"] if _window(dataset) is not None else ["--min-max-window"]
+    seconds_left = resource.getrlimit(resource.RLIMIT_CPU)[0] - int(time.process_time())
     done = subprocess.run(
         [program, "--quiet", "--frame", str(frame), *window, "--write-raw-pnm", "-"], input=data,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
+        preexec_fn=lambda: _lower_limits(seconds_left),
     )  # fmt: skip
     if done.returncode or not done.stdout:
         raise NotRead(NO_DECODER)
     image = Image.open(io.BytesIO(done.stdout), formats=("PPM",))
     image.load()
     return image
+
+
+def _lower_limits(seconds_left: int) -> None:
+    """For a program that we start: the CPU time that we have left, and less memory, for it shares none of ours."""
+    for what, most in ((resource.RLIMIT_CPU, seconds_left), (resource.RLIMIT_DATA, PROGRAM_BYTES_MAX)):
+        soft, hard = resource.getrlimit(what)
+        if soft == resource.RLIM_INFINITY or most < soft:
+            resource.setrlimit(what, (max(1, most), hard))
 
 
 # -- one frame ------------------------------------------------------------------------------------
@@ -125,7 +146,13 @@ def _frame_alone(dataset: Dataset, data: bytes, at: int, index: int, frames: int
         tables = None
         if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
             tables = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
-        frame = get_frame(data[start:], index, extended_offsets=tables, number_of_frames=frames)
+        packed = io.BytesIO(data)  # shares the bytes: a slice would copy them
+        packed.seek(start)
+        try:
+            frame = get_frame(packed, index, extended_offsets=tables, number_of_frames=frames)
+        except Exception:  # cut off, or more than we were given: the first one may be there
+            packed.seek(start)
+            frame = get_frame(packed, 0, extended_offsets=tables, number_of_frames=frames)
         if (raw := _bits_unpacked(frame, one, str(syntax))) is not None:
             meta.TransferSyntaxUID = ExplicitVRLittleEndian
             one.PixelData = raw + b"\0" * (len(raw) % 2)

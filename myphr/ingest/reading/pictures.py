@@ -7,7 +7,7 @@ from PIL import Image
 from myphr.records.reading import PREVIEW_BYTES_MAX
 
 SIDE_PIXELS_MAX = 512
-PIXELS_MAX = 100_000_000  # a whole-slide thumbnail and any camera fit; 300 MB as RGB
+PIXELS_MAX = 100_000_000  # a whole-slide thumbnail and any camera fit; grey takes 1 byte each, RGB 4
 QUALITIES = (82, 70, 55, 40)
 
 Image.MAX_IMAGE_PIXELS = PIXELS_MAX // 2  # Pillow refuses above twice that
@@ -34,6 +34,8 @@ def png_of(image: Image.Image) -> bytes:
 
 def _flat(image: Image.Image) -> Image.Image:
     """RGB or grey, on white where it is transparent; 16-bit grey stretched over what it uses."""
+    if image.mode not in ("L", "RGB"):  # a conversion copies it: not all of 50 megapixels
+        image.thumbnail((SIDE_PIXELS_MAX * 8, SIDE_PIXELS_MAX * 8), Image.Resampling.NEAREST)
     if image.mode in ("I", "F", "I;16", "I;16B", "I;16L", "I;16N"):
         import numpy
 
@@ -41,7 +43,6 @@ def _flat(image: Image.Image) -> Image.Image:
         low, high = float(values.min()), float(values.max())
         return Image.fromarray(((values - low) * (255 / ((high - low) or 1))).astype("uint8"))
     if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
-        image.thumbnail((SIDE_PIXELS_MAX * 4, SIDE_PIXELS_MAX * 4))
         over = image.convert("RGBA")
         paper = Image.new("RGB", over.size, "white")
         paper.paste(over, mask=over.getchannel("A"))
