@@ -20,7 +20,8 @@ SECTIONS_MAX = 200
 _PLAIN = {"paragraph": "p", "sub": "sub", "sup": "sup", "br": "br", "table": "table", "thead": "thead",
           "tbody": "tbody", "tfoot": "tfoot", "tr": "tr", "th": "th", "td": "td", "item": "li", "caption": "caption",
           "footnote": "small"}  # fmt: skip
-_DRAWN_EMPTY = frozenset({"colgroup", "col", "renderMultiMedia", "footnoteRef"})
+_DRAWN_EMPTY = frozenset({"colgroup", "col", "renderMultiMedia", "footnoteRef",
+                          "script", "style"})  # the last two are no words of a doctor
 
 
 def warm_up() -> None:

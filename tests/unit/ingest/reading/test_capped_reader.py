@@ -1,7 +1,9 @@
 """The reader process: what it may not do, what a file costs that takes too much, and that the next one is read."""
 
 import io
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -50,6 +52,43 @@ def test_bytes_that_are_none_of_the_format_give_nothing_or_words_only(read):
 def test_a_file_that_asks_for_too_much_memory_costs_only_itself(attacker):
     assert attacker.run("say('before'); keep = bytearray(2 * 1024**3); say('after')").reading.title == "before"
     assert attacker.run("say('next')").reading.title == "next"
+
+
+GREEDY = """
+keep = []
+try:
+    while True: keep.append(bytearray(b"x" * 2**20))
+except MemoryError:
+    del keep[-8:]
+say(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
+"""
+
+
+def test_a_small_file_stays_below_300_mib_and_a_large_one_may_take_more(attacker):
+    small = int(attacker.run(GREEDY).reading.title) // 1024
+    large = int(attacker.run(GREEDY + "#" * 8 * 1024**2).reading.title) // 1024
+    assert 200 < small < 300 < large < 600
+
+
+def test_what_a_fork_starts_has_the_time_that_is_left_and_less_memory(attacker):
+    program = """
+from myphr.ingest.reading import dicom_pixels
+dicom_pixels._lower_limits(3)
+say(f"{resource.getrlimit(resource.RLIMIT_CPU)[0]} {resource.getrlimit(resource.RLIMIT_DATA)[0] // 2**20}")
+"""
+    cpu_seconds, data_mib = map(int, attacker.run(program).reading.title.split())
+    assert cpu_seconds == 3 and data_mib <= 256
+
+
+def test_a_killed_fork_takes_with_it_what_it_started():
+    with subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], process_group=0, stdout=subprocess.PIPE) as fork:
+        started = int(fork.stdout.readline())
+        child._kill(fork.pid)
+    stat = Path(f"/proc/{started}/stat")
+    deadline = time.monotonic() + 5
+    while stat.exists() and stat.read_text().rpartition(") ")[2][0] != "Z":  # dead, if perhaps not yet buried
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_file_that_never_ends_is_killed(attacker, monkeypatch):
