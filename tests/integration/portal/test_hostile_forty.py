@@ -4,7 +4,7 @@ Of our own making; with MYPHR_HOSTILE naming a folder of files that begin with t
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,8 @@ from tests.hostile_desk import Cost, Desk
 
 ROOT = Path(__file__).parents[3]
 GIVEN = sorted(Path(os.environ["MYPHR_HOSTILE"]).glob("[0-9][0-9]_*")) if "MYPHR_HOSTILE" in os.environ else []
+FILES = [(number, one.file, hostile.FILES[one.file][0]) for number, one in FORTY.items()]
+FILES += [(int(path.name[:2]), path.name, path.read_bytes) for path in GIVEN]
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +25,11 @@ def desk(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> Iterato
         yield desk
 
 
-@pytest.mark.parametrize("number", FORTY)
-def test_a_file_of_our_own_making_ends_as_demanded(desk: Desk, number: int) -> None:
-    outcome = desk.put(FORTY[number].file, hostile.FILES[FORTY[number].file][0]())
+@pytest.mark.parametrize(("number", "name", "make"), FILES, ids=[name for _, name, _ in FILES])
+def test_a_hostile_file_ends_as_demanded(desk: Desk, number: int, name: str, make: Callable[[], bytes]) -> None:
+    outcome = desk.put(name, make())
     check(outcome)
     FORTY[number].check(outcome)
-
-
-@pytest.mark.parametrize("path", GIVEN, ids=lambda path: path.name)
-def test_a_given_file_ends_as_demanded(desk: Desk, path: Path) -> None:
-    outcome = desk.put(path.name, path.read_bytes())
-    check(outcome)
-    FORTY[int(path.name[:2])].check(outcome)
 
 
 def test_nothing_of_ours_writes_csv() -> None:
