@@ -72,7 +72,7 @@ def read(content: Content) -> Iterator[FullReading]:
             yield FullReading(_with(words, note=note))
             return
         try:
-            image = dicom_pixels.frame_as_image(dataset, data, pixels_at)
+            image = dicom_pixels.image_of(dataset, data, pixels_at)
         except Exception:  # whatever the decoders raise
             image = dicom_pixels.by_dcmtk(dataset, content.data)
         yield FullReading(words, pictures.jpeg_of(image))

@@ -47,7 +47,7 @@ def warm_up() -> None:
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     body = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OW", 0, 8) + bytes(range(8))
-    frame_as_image(dataset, body, 0)
+    image_of(dataset, body, 0)
     for name in ("pylibjpeg", "openjpeg", "rle", "jpeg_ls", "gdcm"):
         try:
             __import__(name)
@@ -75,10 +75,19 @@ def native_bytes_max(dataset: Dataset) -> int:
     return pixels * (number(dataset, "SamplesPerPixel") or 1) * bits * frames // 8 + 1024
 
 
-def frame_as_image(dataset: Dataset, data: bytes, at: int) -> Image.Image:
-    """The middle frame. `at`: where the pixel data element begins in `data`. Raises whatever the decoders do."""
+def image_of(dataset: Dataset, data: bytes, at: int) -> Image.Image:
+    """The middle frame, or the first of a film that is cut or larger than we were given. `at`: where the pixel data
+    element begins in `data`. Raises whatever the decoders do."""
     frames = max(1, number(dataset, "NumberOfFrames") or 1)
-    index = frames // 2
+    try:
+        return _frame(dataset, data, at, frames // 2, frames)
+    except Exception:
+        if frames == 1:
+            raise
+    return _frame(dataset, data, at, 0, frames)
+
+
+def _frame(dataset: Dataset, data: bytes, at: int, index: int, frames: int) -> Image.Image:
     if (numbers := _floating(dataset, data, at, index)) is not None:
         return Image.fromarray(_spread(_thinned(numbers), *_used(numbers, numbers, dataset)))
     one = _frame_alone(dataset, data, at, index, frames)
@@ -148,11 +157,7 @@ def _frame_alone(dataset: Dataset, data: bytes, at: int, index: int, frames: int
             tables = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
         packed = io.BytesIO(data)  # shares the bytes: a slice would copy them
         packed.seek(start)
-        try:
-            frame = get_frame(packed, index, extended_offsets=tables, number_of_frames=frames)
-        except Exception:  # cut off, or more than we were given: the first one may be there
-            packed.seek(start)
-            frame = get_frame(packed, 0, extended_offsets=tables, number_of_frames=frames)
+        frame = get_frame(packed, index, extended_offsets=tables, number_of_frames=frames)
         if (raw := _bits_unpacked(frame, one, str(syntax))) is not None:
             meta.TransferSyntaxUID = ExplicitVRLittleEndian
             one.PixelData = raw + b"\0" * (len(raw) % 2)

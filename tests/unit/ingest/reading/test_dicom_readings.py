@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -124,6 +124,28 @@ def test_the_middle_of_a_film_that_is_larger_than_we_read_falls_back_to_its_firs
     cut = whole[: len(whole) // 2]
     full = reader.read("dicom", len(cut), lambda offset, length: cut[offset : offset + length])
     assert grey_of(full.preview)[30, 30] > 200
+
+
+def test_a_packed_film_that_was_cut_falls_back_to_its_first_frame(read):
+    frames = numpy.zeros((6, 64, 64), dtype="uint16")
+    frames[0], frames[3] = 1000, RAMP
+    dataset = pydicom.dcmread(io.BytesIO(object_of(frames, WindowCenter=500, WindowWidth=1000)))
+    dataset.compress(RLELossless)
+    out = io.BytesIO()
+    dataset.save_as(out)
+    whole = out.getvalue()
+    assert grey_of(read(whole).preview)[30, 5] < 60
+    cut = whole[: whole.rindex(b"\xfe\xff\x00\xe0", 0, len(whole) - 500)]  # in front of a frame after the middle
+    assert grey_of(read(cut).preview)[30, 5] < 60
+    assert grey_of(read(whole[: len(whole) - len(whole) // 2]).preview)[30, 5] > 200
+
+
+def test_the_middle_frame_of_a_deflated_film_is_shown_though_not_all_of_it_is_inflated(read):
+    frames = numpy.zeros((400, 512, 512), dtype="uint16")  # 210 MB: half of it is past the limit, frame 100 is not
+    frames[100, :, :256] = 1000
+    for count, bright in ((200, True), (400, False)):  # of 400 the middle is too far: the first one, which is black
+        whole = object_of(frames[:count], syntax=DeflatedExplicitVRLittleEndian, WindowCenter=500, WindowWidth=1000)
+        assert len(whole) < 1024**2 and (grey_of(read(whole).preview)[100, 100] > 200) == bright
 
 
 # -- words ----------------------------------------------------------------------------------------
