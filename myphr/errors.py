@@ -339,6 +339,14 @@ class HospitalRefused(PortalError):
     status = 502
 
 
+class PacsRefused(PortalError):
+    """A practice's PACS, or what it answered. `detail` is one of `ingest.pacs.reasons.REASONS`."""
+
+    code = "pacs-refused"
+    sentence = "The images could not be fetched: {reason}."
+    status = 502
+
+
 class NotDicom(PortalError):
     code = "not-dicom"
     sentence = "This is not a DICOM file that says which study and image it is."

@@ -232,6 +232,22 @@ def _item(walk: _Walk, explicit: bool, stop: int) -> dict[int, bytes]:
     return found
 
 
+def values_of(data: bytes) -> dict[int, bytes]:
+    """The top-level values of an implicit VR little endian data set, as an answer to a question of ours is; sequences
+    and what is longer than VALUE_BYTES_MAX are left out. Ends where the data set stops making sense."""
+    found: dict[int, bytes] = {}
+    for tag, _vr, start, length in _Walk(data, 0, explicit=False, little=True).elements():
+        if length <= VALUE_BYTES_MAX and start + length <= len(data):
+            found[tag] = data[start : start + length]
+    return found
+
+
+def text_in(values: dict[int, bytes], tag: int) -> str:
+    """One of these values, fit to be shown; "" if it is not there."""
+    raw = values.get(tag, b"")
+    return clean(_decode(raw, _encodings(values.get(_CHARACTER_SET, b""))))
+
+
 def looks_like_elements(head: bytes) -> bool:
     """True if the bytes start with a DICOM data set without preamble: an own group first, then at least three
     well-formed elements in ascending order, among them one of those we know."""

@@ -10,81 +10,26 @@ One after the other: what a sender sends ahead waits in its own kernel, not in o
 import logging
 import socket
 import ssl
-import struct
 import time
 
 from myphr.errors import DropOffClosed, DropOffFull
 from myphr.ingest import drop_offs
+from myphr.ingest.dimse import upper_layer
+from myphr.ingest.dimse.line import ANNOUNCED_PDU_BYTES, PDU_SECONDS_MAX, Line
+from myphr.ingest.dimse.part10 import IMPLEMENTATION_NAME, IMPLEMENTATION_UID, head_of_file
+from myphr.ingest.dimse.upper_layer import Command, Malformed
 from myphr.ingest.drop_offs import Delivery, FilingTogether, Grant
 from myphr.ingest.stow import Names
 from myphr.portal import Portal
-from myphr.receiver import upper_layer
 from myphr.receiver.incoming import Aborted, Incoming
-from myphr.receiver.part10 import IMPLEMENTATION_NAME, IMPLEMENTATION_UID, head_of_file
-from myphr.receiver.upper_layer import Command, Malformed
 
 log = logging.getLogger(__name__)
 
-PDU_BYTES_MAX = 1024**2  # we announce 128 KiB; an association request of a big archive has some 20 KiB
-ANNOUNCED_PDU_BYTES = 128 * 1024
 COMMAND_BYTES_MAX = 64 * 1024
 LOGIN_SECONDS_MAX = 10.0  # until the drop-off is known: TLS, and the association request
-PDU_SECONDS_MAX = 60.0
 IDLE_SECONDS_MAX = 120.0
 GOODBYE_SECONDS_MAX = 2.0  # for the other side to read our last words
 GRANT_SECONDS_MAX = 1.0  # how long a look at the drop-off holds; the commit looks again in any case
-_LINE_BYTES = 2 * ANNOUNCED_PDU_BYTES
-
-
-class Line:
-    """The bytes of one socket, PDU by PDU, out of one buffer."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
-        self._buffer = memoryview(bytearray(_LINE_BYTES))
-        self._at = self._end = 0
-
-    def read_pdu(self, wait_seconds: float, pdu_seconds: float) -> tuple[int, memoryview]:
-        """Type and body of the next PDU; the body stands until the next call. Raises EOFError when there is none,
-        OSError for a peer that takes too long and for a PDU that nobody sends."""
-        deadline = time.monotonic() + wait_seconds
-        if self._at == self._end:
-            self._at = self._end = 0
-            self._receive(deadline)
-        deadline = min(deadline, time.monotonic() + pdu_seconds)
-        self._need(upper_layer.HEADER_BYTES, deadline)
-        kind, _, size = struct.unpack_from(">BBI", self._buffer, self._at)
-        if size > PDU_BYTES_MAX:
-            raise OSError("the announced PDU passes the limit")  # nothing to say to such a peer
-        self._at += upper_layer.HEADER_BYTES
-        self._need(size, deadline)
-        body = self._buffer[self._at : self._at + size]
-        self._at += size
-        return kind, body
-
-    def _need(self, size: int, deadline: float) -> None:
-        if self._at + size > len(self._buffer):
-            held = self._buffer[self._at : self._end]
-            larger = memoryview(bytearray(size)) if size > len(self._buffer) else self._buffer
-            larger[: len(held)] = bytes(held)
-            self._buffer, self._at, self._end = larger, 0, len(held)
-        while self._end - self._at < size:
-            self._receive(deadline)
-
-    def _receive(self, deadline: float) -> None:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the peer takes too long")
-        self.socket.settimeout(left)
-        got = self.socket.recv_into(self._buffer[self._end :])
-        if not got:
-            raise EOFError
-        self._end += got
-
-    def send(self, data: bytes) -> None:
-        """Raises OSError, also for a peer that does not read."""
-        self.socket.settimeout(PDU_SECONDS_MAX)
-        self.socket.sendall(data)
 
 
 class Association:

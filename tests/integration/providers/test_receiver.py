@@ -15,9 +15,9 @@ from pydicom.uid import generate_uid
 
 from myphr.errors import DropOffFull
 from myphr.ingest import drop_offs
+from myphr.ingest.dimse import part10
 from myphr.ingest.drop_offs import Created
 from myphr.portal import Portal
-from myphr.receiver import part10
 from myphr.records.items import dek_of, details_of, open_item
 from tests.cast import SignedIn
 from tests.integration.providers.conftest import (

@@ -7,7 +7,7 @@ import pytest
 from pydicom import dcmread
 
 from myphr.errors import ConfigurationError, NotDicom
-from myphr.receiver.part10 import IMPLEMENTATION_UID, head_of_file
+from myphr.ingest.dimse.part10 import IMPLEMENTATION_UID, head_of_file
 from myphr.receiver.server import address_of, tls_context
 from myphr.settings import load
 from myphr.supervisor import services

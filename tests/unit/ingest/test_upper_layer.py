@@ -10,8 +10,8 @@ from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, MaximumLengthNotification
 
-from myphr.receiver import upper_layer
-from myphr.receiver.upper_layer import Malformed
+from myphr.ingest.dimse import upper_layer
+from myphr.ingest.dimse.upper_layer import Malformed
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 

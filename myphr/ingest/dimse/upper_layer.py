@@ -1,7 +1,8 @@
-"""The DICOM upper layer as its acceptor needs it: PS3.8, 9.3 (PDUs), PS3.7, 6.3.1 and 9.3 (commands).
+"""The DICOM upper layer as an acceptor of objects needs it: PS3.8, 9.3 (PDUs), PS3.7, 6.3.1 and 9.3 (commands).
 
 Bytes in, values out, and the other way round: no socket, clock, thread or drop-off in it. Every length is checked
-before it is believed. Called by `association`. Why our own: docs/decisions/0215-own-upper-layer.md.
+before it is believed. Called by `receiver.association`, and by `asking` for what both sides share. Why our own:
+docs/decisions/0215-own-upper-layer.md.
 """
 
 import dataclasses
@@ -69,20 +70,20 @@ def request_of(body: bytes) -> Request:
     contexts: list[Context] = []
     roles: dict[str, tuple[int, int]] = {}
     pdu_bytes_max = 0
-    for kind, value in _items(body[68:]):
+    for kind, value in items_in(body[68:]):
         if kind == 0x20:
             contexts.append(_context(value))
             if len(contexts) > CONTEXTS_MAX:
                 raise Malformed("more presentation contexts than there are numbers")
         elif kind == 0x50:
-            for part, content in _items(value):
+            for part, content in items_in(value):
                 if part == 0x51 and len(content) == 4:
                     pdu_bytes_max = struct.unpack(">I", content)[0]
                 elif part == 0x54 and len(content) >= 4:
                     size = struct.unpack_from(">H", content)[0]
                     if len(content) != size + 4:
                         raise Malformed("a role that ends elsewhere")
-                    roles[_uid(content[2 : 2 + size])] = content[-2], content[-1]
+                    roles[uid_of(content[2 : 2 + size])] = content[-2], content[-1]
     called = body[4:20].decode("ascii", "replace").strip(" \0")
     return Request(called, body[20:36], tuple(contexts), pdu_bytes_max, roles)
 
@@ -91,17 +92,17 @@ def _context(value: bytes) -> Context:
     if len(value) < 4 or not value[0] & 1:
         raise Malformed("a presentation context without a number")
     abstract, transfer = "", []
-    for kind, content in _items(value[4:]):
+    for kind, content in items_in(value[4:]):
         if kind == 0x30:
-            abstract = _uid(content)
+            abstract = uid_of(content)
         elif kind == 0x40:
-            transfer.append(_uid(content))
+            transfer.append(uid_of(content))
     if not abstract or not transfer:
         raise Malformed("a presentation context without syntaxes")
     return Context(value[0], abstract, tuple(transfer))
 
 
-def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
+def items_in(data: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at < len(data):
         if at + 4 > len(data):
@@ -114,7 +115,7 @@ def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += size
 
 
-def _uid(value: bytes) -> str:
+def uid_of(value: bytes) -> str:
     text = value.rstrip(b"\0 ").decode("ascii", "replace")
     if len(text) > UID_CHARACTERS_MAX:
         raise Malformed("a UID that is too long")
@@ -137,7 +138,16 @@ def values_of(body: memoryview) -> Iterator[tuple[int, bool, bool, memoryview]]:
 
 
 def command_of(data: bytes) -> Command:
-    """A command set: implicit VR little endian, group 0000 (PS3.7, 6.3.1). Raises Malformed."""
+    """A request's command set. Raises Malformed."""
+    found = elements_of(data)
+    return Command(
+        number_in(found, 0x0100), number_in(found, 0x0110), found.get(0x0002, b"").rstrip(b"\0 "),
+        found.get(0x1000, b"").rstrip(b"\0 "), number_in(found, 0x0800) != NO_DATA_SET,
+    )  # fmt: skip
+
+
+def elements_of(data: bytes) -> dict[int, bytes]:
+    """The elements of group 0000, implicit VR little endian (PS3.7, 6.3.1). Raises Malformed."""
     found: dict[int, bytes] = {}
     at = 0
     while at < len(data):
@@ -149,13 +159,10 @@ def command_of(data: bytes) -> Command:
             raise Malformed("a command that ends elsewhere")
         found[element] = data[at : at + size]
         at += size
-    return Command(
-        _number(found, 0x0100), _number(found, 0x0110), found.get(0x0002, b"").rstrip(b"\0 "),
-        found.get(0x1000, b"").rstrip(b"\0 "), _number(found, 0x0800) != NO_DATA_SET,
-    )  # fmt: skip
+    return found
 
 
-def _number(found: Mapping[int, bytes], element: int) -> int:
+def number_in(found: Mapping[int, bytes], element: int) -> int:
     value = found.get(element, b"")
     if len(value) != 2:
         raise Malformed("a command without its numbers")
@@ -178,19 +185,19 @@ def pdu(kind: int, body: bytes) -> bytes:
 
 def acceptance(request: Request, pdu_bytes_max: int, implementation_uid: str, implementation_name: str) -> bytes:
     """An A-ASSOCIATE-AC (9.3.3): of each context the first encoding, as proposed, where we take its kind."""
-    items = _item(0x10, APPLICATION_CONTEXT)
+    items = item(0x10, APPLICATION_CONTEXT)
     for one in request.contexts:
         result = _ACCEPTED if takes(one.abstract_syntax) else _ABSTRACT_SYNTAX_NOT_SUPPORTED
-        syntax = _item(0x40, one.transfer_syntaxes[0].encode("ascii", "replace"))
-        items += _item(0x21, bytes([one.number, 0, result, 0]) + syntax)
-    user = _item(0x51, struct.pack(">I", pdu_bytes_max)) + _item(0x52, implementation_uid.encode())
+        syntax = item(0x40, one.transfer_syntaxes[0].encode("ascii", "replace"))
+        items += item(0x21, bytes([one.number, 0, result, 0]) + syntax)
+    user = item(0x51, struct.pack(">I", pdu_bytes_max)) + item(0x52, implementation_uid.encode())
     for uid, (as_scu, _) in request.roles.items():  # the requestor sends; we are not asked for anything
         name = uid.encode("ascii", "replace")
-        user += _item(0x54, struct.pack(">H", len(name)) + name + bytes([as_scu, 0]))
-    user += _item(0x55, implementation_name.encode())
+        user += item(0x54, struct.pack(">H", len(name)) + name + bytes([as_scu, 0]))
+    user += item(0x55, implementation_name.encode())
     # The AE titles come back as they were sent (table 9-17).
     head = struct.pack(">HH", 1, 0) + request.called.ljust(16)[:16].encode("ascii", "replace") + request.calling
-    return pdu(ASSOCIATE_AC, head + bytes(32) + items + _item(0x50, user))
+    return pdu(ASSOCIATE_AC, head + bytes(32) + items + item(0x50, user))
 
 
 def agreed(request: Request) -> dict[int, str]:
@@ -214,20 +221,20 @@ def release_answer() -> bytes:
 def answer_to(context: int, command: Command, status: int) -> bytes:
     """The P-DATA-TF with the response to a C-STORE or C-ECHO (PS3.7, 9.3.1.2 and 9.3.5.2)."""
     rest = (
-        _element(0x0002, command.sop_class) + _element(0x0100, struct.pack("<H", command.field | 0x8000))
-        + _element(0x0120, struct.pack("<H", command.message_id)) + _element(0x0800, struct.pack("<H", NO_DATA_SET))
-        + _element(0x0900, struct.pack("<H", status))
+        element(0x0002, command.sop_class) + element(0x0100, struct.pack("<H", command.field | 0x8000))
+        + element(0x0120, struct.pack("<H", command.message_id)) + element(0x0800, struct.pack("<H", NO_DATA_SET))
+        + element(0x0900, struct.pack("<H", status))
     )  # fmt: skip
     if command.field == C_STORE_RQ:
-        rest += _element(0x1000, command.sop_instance)
-    value = _element(0, struct.pack("<I", len(rest))) + rest
+        rest += element(0x1000, command.sop_instance)
+    value = element(0, struct.pack("<I", len(rest))) + rest
     return pdu(DATA, struct.pack(">IBB", len(value) + 2, context, 3) + value)
 
 
-def _item(kind: int, content: bytes) -> bytes:
+def item(kind: int, content: bytes) -> bytes:
     return struct.pack(">BBH", kind, 0, len(content)) + content
 
 
-def _element(number: int, value: bytes) -> bytes:
+def element(number: int, value: bytes) -> bytes:
     value += b"\0" * (len(value) & 1)
     return struct.pack("<HHI", 0, number, len(value)) + value
