@@ -1,9 +1,10 @@
 """Jobs of getting data in: an id in, one service call. Safe to run twice, beside itself or after a run that was cut
-off: see `myphr.ingest.archives`, `myphr.ingest.reading.work` and `myphr.ingest.fhir.fetching`."""
+off: see `myphr.ingest.archives`, `myphr.ingest.reading.work`, and `fetching` in `myphr.ingest.fhir` and `.pacs`."""
 
 from jobs.portal import portal
 from myphr.ingest import archives
 from myphr.ingest.fhir import fetching
+from myphr.ingest.pacs import fetching as pacs_fetching
 from myphr.ingest.reading import work
 
 
@@ -33,3 +34,16 @@ def fetch_from_hospital(fetch_id: str) -> None:
 
 
 refetch_from_hospital = fetch_from_hospital  # for the sweep, as above
+
+
+def look_at_pacs(fetch_id: str) -> None:
+    """Ask a practice's PACS what it has of the patient, or note why not."""
+    pacs_fetching.look(portal(), fetch_id)
+
+
+def fetch_from_pacs(fetch_id: str) -> None:
+    """Fetch what she chose of it, or note why not."""
+    pacs_fetching.run(portal(), fetch_id)
+
+
+look_at_pacs_again, refetch_from_pacs = look_at_pacs, fetch_from_pacs  # for the sweep, as above

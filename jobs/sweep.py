@@ -8,6 +8,7 @@ from jobs.portal import portal
 from myphr.audit import trail
 from myphr.ingest import drop_offs
 from myphr.ingest.fhir import fetches
+from myphr.ingest.pacs import fetches as pacs_fetches
 from myphr.ingest.reading import work as reading
 from myphr.machines import reaper, templates
 from myphr.people import login_sessions
@@ -31,6 +32,7 @@ def run(parts: Portal) -> None:
     _alone("drop-offs", drop_offs.sweep, parts)
     _alone("app keys", app_keys.sweep, parts)
     _alone("fetches from hospitals", fetches.sweep, parts)
+    _alone("fetches from PACS", pacs_fetches.sweep, parts)
     _alone("mails", mails.sweep, parts)
     _alone("emergencies", viewing.end_emergencies, parts)
     _alone("shares of the record", rewrapping.enqueue_stuck, parts)

@@ -116,3 +116,4 @@ def import_models() -> None:
     importlib.import_module("myphr.sharing.app_key_models")
     importlib.import_module("myphr.sharing.closing_models")
     importlib.import_module("myphr.ingest.fhir.models")
+    importlib.import_module("myphr.ingest.pacs.models")

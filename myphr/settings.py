@@ -90,6 +90,15 @@ class Settings:
     fhir_files_max: int = 2_000
     fhir_bytes_max: int = 4 * 1024**3
     fhir_loopback: int = 0
+    # What one fetch from a PACS may take. Our certificate there, and whether lines in clear (by a VPN) are allowed.
+    pacs_seconds_max: int = 1800
+    pacs_silence_seconds: int = 60
+    pacs_files_max: int = 20_000
+    pacs_object_bytes_max: int = 4 * 1024**3
+    pacs_bytes_max: int = 32 * 1024**3
+    pacs_tls_cert_file: str = ""
+    pacs_tls_key_file: str = ""
+    pacs_plain: int = 0
     results_bytes_max: int = 1024**3  # what one session may write to results/
 
     argon2_memory_kib: int = 65_536

@@ -22,6 +22,7 @@ SOURCES: Mapping[str, tuple[str, str]] = {
     "result": ("Saved from a viewer", "saved from a viewer"),
     "drop-off": ("Sent by a practice", "sent by a practice"),
     "fhir": ("From a hospital", "came from a hospital"),
+    "pacs": ("Fetched from a practice", "fetched from a practice's image archive"),
 }
 DAMAGED = "A file whose description is damaged"
 _FIRST_YEAR = 1800

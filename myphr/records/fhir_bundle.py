@@ -73,6 +73,7 @@ SOURCES = {
     "result": "made in a viewer by the owner of the record",
     "drop-off": "sent by a practice that the owner of the record had asked",
     "fhir": "fetched from a hospital's server at the request of the owner of the record",
+    "pacs": "fetched from a practice's image archive at the request of the owner of the record",
 }
 
 

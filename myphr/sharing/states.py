@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement
 from sqlmodel import Session
 
 from myphr.ingest.fhir.states import FETCH
+from myphr.ingest.pacs.states import PACS_FETCH, PACS_LINK
 from myphr.ingest.states import DROP_OFF, READING
 from myphr.machines.states import MACHINE, VM_SESSION
 from myphr.records.states import DELETION, EXPORT
@@ -53,7 +54,9 @@ CLOSING = StateTable(
 OPEN = ("offered", "opened")  # a share in one of these gives access
 
 _TABLES: dict[type, StateTable] = {Share: SHARE, Mail: MAIL}
-ALL = (VM_SESSION, MACHINE, SHARE, MAIL, DROP_OFF, READING, FETCH, EXPORT, DELETION, APP_KEY, CLOSING)
+ALL = (
+    VM_SESSION, MACHINE, SHARE, MAIL, DROP_OFF, READING, FETCH, PACS_LINK, PACS_FETCH, EXPORT, DELETION, APP_KEY, CLOSING,
+)  # fmt: skip
 
 
 def move(

@@ -33,7 +33,7 @@ _ICON_OF_START = {
     "machine": "trash", "isolation": "shield",
     "results": "download", "share": "share", "screen": "eye", "record": "share", "shared": "eye",
     "emergency": "shield", "export": "download",
-    "keys": "trash", "bytes": "trash", "app": "eye", "drop": "upload", "hospital": "download",
+    "keys": "trash", "bytes": "trash", "app": "eye", "drop": "upload", "hospital": "download", "pacs": "download",
 }  # fmt: skip
 
 

@@ -1,13 +1,16 @@
 """What a requestor of an association says, and what it is answered: association (PS3.8, 9.3.2 to 9.3.4), C-ECHO, C-FIND
 and C-GET (PS3.7, 9.1 and 9.3; PS3.4, annex C), role selection (PS3.7, D.3.3.4).
 
-Bytes in, values out, and the other way round: no socket, clock or thread in it. Called by `requestor`. Why our own:
-docs/decisions/0217-fetching-from-pacs.md.
+Bytes in, values out, and the other way round: no socket, clock or thread in it. Called by `ingest.pacs.requestor`.
+Why our own: docs/decisions/0217-fetching-from-pacs.md.
 """
 
 import dataclasses
+import functools
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+
+from pydicom.uid import UID_dictionary
 
 from myphr.ingest.dimse import upper_layer
 from myphr.ingest.dimse.upper_layer import CONTEXTS_MAX, Context, Malformed, element, item, number_in
@@ -27,6 +30,11 @@ COMPRESSED = tuple(f"1.2.840.10008.1.2.{ending}" for ending in (
     "1.99",
 ))  # fmt: skip
 CLASSES_PER_ASSOCIATION = (CONTEXTS_MAX - 1) // (1 + len(COMPRESSED))
+
+# Of most studies: CT, MR, CR, digital X-ray and mammography, ultrasound, pictures, reports, enhanced CT and MR ...
+_COMMON = tuple(f"1.2.840.10008.5.1.4.1.1.{ending}" for ending in (
+    "2", "4", "1", "1.1", "1.2", "6.1", "3.1", "7", "88.22", "88.33", "104.1", "2.1", "4.1", "128", "20", "12.1",
+))  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +59,20 @@ class Answer:
 # -- association ----------------------------------------------------------------------------------
 def contexts_of(services: Sequence[str], classes: Sequence[str] = ()) -> list[Context]:
     """For the questions, and for `classes` of objects that shall come. At most CLASSES_PER_ASSOCIATION of them."""
-    wanted = [(service, (IMPLICIT_LE,)) for service in services]
+    wanted: list[tuple[str, tuple[str, ...]]] = [(service, (IMPLICIT_LE,)) for service in services]
     for one in classes:
         wanted.append((one, (EXPLICIT_LE, IMPLICIT_LE)))
         wanted += [(one, (syntax,)) for syntax in COMPRESSED]
     if len(wanted) > CONTEXTS_MAX:
         raise ValueError("more presentation contexts than there are numbers")
     return [Context(2 * at + 1, *one) for at, one in enumerate(wanted)]
+
+
+@functools.cache
+def known_classes() -> tuple[str, ...]:
+    """Every kind of object that there is a name for, the common ones first."""
+    known = [uid for uid, said in UID_dictionary.items() if said[1] == "SOP Class" and upper_layer.takes(uid)]
+    return tuple(dict.fromkeys((*_COMMON, *(uid for uid in known if uid != upper_layer.VERIFICATION))))
 
 
 def request(

@@ -1,6 +1,6 @@
 """The bytes of one DICOM association's socket, PDU by PDU, bounded in size and time. Knows PDU headers and no more.
 
-Called by `receiver.association` and by `requestor`."""
+Called by `receiver.association` and by `ingest.pacs.requestor`."""
 
 import socket
 import struct

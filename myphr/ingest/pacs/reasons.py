@@ -1,5 +1,5 @@
 """Why images could not be fetched, by code: completes "The images could not be fetched: ...". No name of a practice, no
-number, no word of a PACS's answer. Called by everything in this package and by `ingest.dimse.requestor`."""
+number, no word of a PACS's answer. Called by everything in this package."""
 
 from collections.abc import Mapping
 

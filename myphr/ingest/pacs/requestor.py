@@ -2,7 +2,7 @@
 
 C-ECHO, C-FIND and C-GET, one after the other. A C-GET's objects come on the same association (C-STORE sub-operations),
 fragment by fragment into a `Sink`; none is kept in memory here. Nothing that the other side says is logged or quoted.
-Called by `ingest.pacs`.
+Called by `servers` (echo) and `fetching`.
 """
 
 import contextlib
@@ -138,7 +138,7 @@ class Requestor:
         with _told():
             self._message_id += 1
             self._line.send(asking.echo(self._context_of[upper_layer.VERIFICATION], self._message_id))
-            context, command = self._command()
+            _, command = self._command()
             answer = asking.answer_of(upper_layer.elements_of(command))
             if answer.field != upper_layer.C_ECHO_RQ | asking.C_ANSWER or answer.has_data_set or answer.status:
                 raise refused("said-no")

@@ -1,0 +1,69 @@
+"""Tables of providers' PACS, of what links a record to a patient there, and of the fetches. A patient's number stands
+only sealed, and as a keyed hash while the link holds."""
+
+import datetime as dt
+
+from sqlalchemy import BigInteger
+from sqlmodel import Field, SQLModel
+
+from myphr.database import new_id, now
+
+
+class Pacs(SQLModel, table=True):
+    """A provider's PACS as the operator entered it. Nothing secret: our own key is a file of the installation."""
+
+    __tablename__ = "pacs"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    name: str  # as patients know it
+    host: str
+    port: int
+    called_ae: str
+    calling_ae: str
+    tls: bool
+    ca_pem: str = ""  # whom we believe about its certificate; "": the CAs of this computer
+    created_at: dt.datetime = Field(default_factory=now)
+    closed_at: dt.datetime | None = None
+
+
+class PacsLink(SQLModel, table=True):
+    """That one account is one patient of one PACS, as somebody vouched for. Which PACS stands in clear: who vouched
+    must be able to find the link and end it."""
+
+    __tablename__ = "pacs_link"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    account_id: str = Field(foreign_key="account.id", index=True)
+    pacs_id: str = Field(foreign_key="pacs.id", index=True)
+    state: str = Field(default="asked", index=True)  # see myphr.ingest.pacs.states
+    code_sha256: str = Field(unique=True)
+    sealed_for_owner: bytes  # envelope of JSON: the code while it is asked; then number, issuer, date of birth
+    patient_key: str | None = Field(default=None, unique=True)  # keyed hash of PACS, issuer and number, while linked
+    created_at: dt.datetime = Field(default_factory=now)
+    changed_at: dt.datetime = Field(default_factory=now)
+
+
+class PacsFetch(SQLModel, table=True):
+    """One look at what a PACS has of one patient, and what she then fetched of it. `sealed_for_worker` is there only
+    while a worker has to ask. Everything else in clear counts."""
+
+    __tablename__ = "pacs_fetch"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    account_id: str = Field(foreign_key="account.id", index=True)
+    link_id: str = Field(foreign_key="pacs_link.id", index=True)
+    state: str = Field(default="waiting", index=True)  # see myphr.ingest.pacs.states
+    sealed_for_worker: bytes | None = None  # envelope of JSON: see myphr.ingest.pacs.plan
+    sealed_list: bytes | None = None  # envelope to the owner of JSON: the studies there are
+    step: int = 0  # rises with each commit of a run: whoever expects another number is overtaken
+    studies_count: int = 0  # there, and then chosen
+    studies_done: int = 0
+    files_total: int = 0
+    items_count: int = 0
+    known_count: int = 0
+    refused_count: int = 0  # came and were not what was asked, or answers about another patient
+    missing_count: int = 0
+    bytes_count: int = Field(default=0, sa_type=BigInteger)
+    error_code: str | None = None  # one of myphr.ingest.pacs.reasons.REASONS
+    created_at: dt.datetime = Field(default_factory=now)
+    changed_at: dt.datetime = Field(default_factory=now)

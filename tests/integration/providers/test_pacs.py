@@ -1,0 +1,100 @@
+"""Images fetched from real PACS (Orthanc, dcmtk's dcmqrscp): what comes, what is not asked for, cut-offs, TLS."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from myphr.database import now
+from myphr.ingest.pacs import fetches, fetching, links, servers
+from myphr.ingest.pacs.fetches import FetchView
+from myphr.portal import Portal
+from myphr.records.items import dek_of, details_of, open_item
+from tests.cast import SignedIn
+from tests.integration.providers.conftest import items_of, partial
+from tests.pacs import BORN, NILS, VERA, Dcmqrscp, Orthanc, as_other_image, on_the_list, study_of
+
+Archive = Orthanc | Dcmqrscp
+
+
+@pytest.fixture(scope="module", params=[Orthanc, Dcmqrscp])
+def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+    with request.param(tmp_path_factory.mktemp("pacs") / "archive") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def studies(archive: Archive) -> dict[str, str]:
+    """Two of Vera, one of Nils; a number that begins like hers, and one that a wildcard would find."""
+    return {
+        "knee": archive.put(study_of(VERA, 5)), "head": archive.put(study_of(VERA, 3, StudyDescription="Head")),
+        "nils": archive.put(study_of(NILS, 2)), "longer": archive.put(study_of(VERA + "0", 1)),
+    }  # fmt: skip
+
+
+def linked(portal: Portal, patient: SignedIn, operator: SignedIn, port: int, number: str = VERA, born: str = "") -> str:
+    """The id of a confirmed link to the PACS at this port."""
+    pacs = on_the_list(portal, port)
+    link_id = links.ask(portal, patient.login, pacs.id)
+    code = links.one_of_mine(portal, patient.login, link_id).code
+    born = born or BORN[number]
+    links.confirm(portal, operator.login, code, number, "", f"{born[:4]}-{born[4:6]}-{born[6:]}")
+    return link_id
+
+
+def looked(portal: Portal, patient: SignedIn, link_id: str) -> FetchView:
+    fetch_id = fetches.look(portal, patient.login, link_id)
+    fetching.look(portal, fetch_id)
+    return fetches.view(portal, patient.login, fetch_id)
+
+
+def fetched(portal: Portal, patient: SignedIn, link_id: str, *uids: str) -> FetchView:
+    there = looked(portal, patient, link_id)
+    fetches.choose(portal, patient.login, there.id, uids or [one.uid for one in there.studies])
+    fetching.run(portal, there.id)
+    return fetches.view(portal, patient.login, there.id)
+
+
+def test_what_there_is_of_her_is_listed_and_nothing_of_anybody_else(
+    portal: Portal, patient: SignedIn, operator: SignedIn, archive: Archive, studies: dict[str, str]
+) -> None:
+    there = looked(portal, patient, linked(portal, patient, operator, archive.port))
+    assert there.state == "listed", there.reason
+    assert {one.uid for one in there.studies} == {studies["knee"], studies["head"]}
+    knee = next(one for one in there.studies if one.uid == studies["knee"])
+    assert (str(knee.date), knee.here) == ("2024-08-26", 0)
+    assert knee.title in ("MR scan: Knee left", "Images: Knee left")  # dcmqrscp does not tell modalities
+    assert items_of(portal) == []
+
+
+def test_a_study_comes_whole_and_as_it_is(
+    portal: Portal, patient: SignedIn, operator: SignedIn, archive: Archive, studies: dict[str, str]
+) -> None:
+    link_id = linked(portal, patient, operator, archive.port)
+    done = fetched(portal, patient, link_id, studies["knee"])
+    assert (done.state, done.items_count, done.missing_count, done.refused_count) == ("done", 5, 0, 0), done.reason
+    found = items_of(portal)
+    ring = patient.login.ring()
+    assert len(found) == 5 and {item.source for item in found} == {"pacs"} and len({i.study_id for i in found}) == 1
+    assert {item.source_id for item in found} == {done.id}
+    details = [details_of(ring, item) for item in found]
+    assert sorted(one["name"] for one in details) == [f"MR-2-{number}.dcm" for number in range(1, 6)]
+    assert all(one["path"].startswith(f"Knee Clinic {now():%Y-%m-%d}/") for one in details)
+    opened = open_item(portal.store, found[0], dek_of(ring, found[0]))
+    image = dcmread(io.BytesIO(opened.read_at(0, found[0].plain_bytes)))
+    assert image.PatientID == VERA and image.PixelData == bytes(16) and partial(portal) == []
+    again = looked(portal, patient, link_id)
+    here = {one.uid: one for one in again.studies}
+    assert here[studies["knee"]].here == 5 and here[studies["knee"]].is_here and not here[studies["head"]].is_here
+
+
+def test_fetched_again_nothing_is_stored_twice(
+    portal: Portal, patient: SignedIn, operator: SignedIn, archive: Archive, studies: dict[str, str]
+) -> None:
+    link_id = linked(portal, patient, operator, archive.port)
+    fetched(portal, patient, link_id, studies["knee"])
+    again = fetched(portal, patient, link_id)
+    assert (again.state, again.items_count, again.known_count) == ("done", 3, 5)
+    assert len(items_of(portal)) == len(list(portal.store.keys())) == 8
