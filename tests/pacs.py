@@ -16,10 +16,12 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from myphr.audit.trail import Actor
-from myphr.ingest.pacs import servers
+from myphr.ingest.pacs import fetches, fetching, links, servers
+from myphr.ingest.pacs.fetches import FetchView
 from myphr.ingest.pacs.models import Pacs
 from myphr.ingest.pacs.servers import Entry
 from myphr.portal import Portal
+from tests.cast import SignedIn
 from tests.running import free_port
 from tests.web.stage import dicom_bytes
 
@@ -146,3 +148,28 @@ def on_the_list(portal: Portal, port: int, **values: Any) -> Pacs:
     entry = {"name": "Knee Clinic", "host": "127.0.0.1", "port": str(port), "called_ae": "ARCHIVE",
              "calling_ae": "MYPHR", "tls": False}  # fmt: skip
     return servers.add(portal, OPERATOR, Entry(**entry | values))
+
+
+def linked(
+    portal: Portal, patient: SignedIn, operator: SignedIn, port: int, number: str = VERA, born: str = "", **values: Any
+) -> str:
+    """The id of a confirmed link to the PACS at this port."""
+    pacs = on_the_list(portal, port, **values)
+    link_id = links.ask(portal, patient.login, pacs.id)
+    code = links.one_of_mine(portal, patient.login, link_id).code
+    born = born or BORN[number]
+    links.confirm(portal, operator.login, code, number, "", f"{born[:4]}-{born[4:6]}-{born[6:]}")
+    return link_id
+
+
+def looked(portal: Portal, patient: SignedIn, link_id: str) -> FetchView:
+    fetch_id = fetches.look(portal, patient.login, link_id)
+    fetching.look(portal, fetch_id)
+    return fetches.view(portal, patient.login, fetch_id)
+
+
+def fetched(portal: Portal, patient: SignedIn, link_id: str, *uids: str) -> FetchView:
+    there = looked(portal, patient, link_id)
+    fetches.choose(portal, patient.login, there.id, uids or [one.uid for one in there.studies])
+    fetching.run(portal, there.id)
+    return fetches.view(portal, patient.login, there.id)

@@ -52,6 +52,7 @@ SERIES_MAX = 2_000  # of one study
 TOGETHER_MAX = 50  # images in one commit: others wait that long for the database
 TOGETHER_SECONDS = 2.0
 REFUSED_MAX = 200  # of one study: whoever sends more of what was not asked is hung up on
+ONE_BY_ONE_MAX = 1_000  # of one study
 TRIES = 3
 PAUSES_SECONDS = (1.0, 4.0)
 
@@ -211,7 +212,7 @@ class _Run:
 
     def _announced(self, uid: str) -> "_Study":
         """The images of this study, as the PACS says before it sends them."""
-        images: dict[str, str] = {}
+        images: dict[str, _Announced] = {}
         most = self.parts.settings.pacs_files_max
         with self._line([asking.STUDY_ROOT_FIND]) as line:
             for one in line.find({_LEVEL: "SERIES", _STUDY: uid, _SERIES: ""}, SERIES_MAX):
@@ -219,13 +220,13 @@ class _Run:
                 asked = {_LEVEL: "IMAGE", _STUDY: uid, _SERIES: series, _INSTANCE: "", _CLASS: ""}
                 for image in line.find(asked, most - len(images)) if series else ():
                     if _uid(image, _INSTANCE):
-                        images[_uid(image, _INSTANCE)] = _uid(image, _CLASS)
+                        images[_uid(image, _INSTANCE)] = _Announced(series, _uid(image, _CLASS))
         here = self._filed_before(images)
         more, self.plan.todo[uid] = len(images) - self.plan.todo[uid], len(images)
         self.file_ready(files_total=self._row.files_total + more)
         return _Study(self, uid, images, here)
 
-    def _filed_before(self, images: dict[str, str]) -> set[str]:
+    def _filed_before(self, images: "dict[str, _Announced]") -> set[str]:
         """Those that an earlier run of this very fetch filed."""
         key, account_id = self.parts.keys.index_key, self.account_id
         keys = {duplicates.identifier_key(key, account_id, duplicates.DICOM_INSTANCE, one): one for one in images}
@@ -237,18 +238,45 @@ class _Run:
         return {keys[one] for one, holders in found.items() if own.intersection(holders)}
 
     def _get(self, study: "_Study") -> None:
-        """As many kinds as fit into one association at a time. Where the PACS does not name them, all that we know."""
-        while study.waited_for:
-            named = set(study.waited_for.values())
-            classes = sorted(named - {""} - study.asked)
-            if not classes and "" in named:
-                classes = [one for one in asking.known_classes() if one not in study.asked]
-            classes = classes[: asking.CLASSES_PER_ASSOCIATION]
-            if not classes:
+        """Series by series, as many of them over one association as have kinds that fit into it: Orthanc ends a C-GET at
+        the first image for which there is no context."""
+        series = study.kinds_by_series()
+        while series:
+            kinds: set[str] = set()
+            together = []
+            for uid, more in series.items():
+                if len(kinds | more) <= asking.CLASSES_PER_ASSOCIATION or not together:
+                    kinds |= more
+                    together.append(uid)
+            self._get_series(study, together, sorted(kinds))
+            for uid in together:
+                series.pop(uid)
+        self._get_one_by_one(study)
+
+    def _get_series(self, study: "_Study", series: Sequence[str], kinds: Sequence[str]) -> None:
+        """Where the PACS does not name the kinds, those that we know, until all has come."""
+        unnamed = "" in kinds
+        todo = [one for one in kinds if one] + [one for one in asking.known_classes() if unnamed and one not in kinds]
+        for at in range(0, len(todo), asking.CLASSES_PER_ASSOCIATION):
+            some = todo[at : at + asking.CLASSES_PER_ASSOCIATION]
+            with self._line([asking.STUDY_ROOT_GET], some) as line:
+                for uid in series:
+                    if study.waits_for(uid):
+                        line.get({_LEVEL: "SERIES", _STUDY: study.uid, _SERIES: uid}, study.take)
+            if not any(map(study.waits_for, series)):
                 return
-            study.asked.update(classes)
-            with self._line([asking.STUDY_ROOT_GET], classes) as line:
-                line.get({_LEVEL: "STUDY", _STUDY: study.uid}, study.take)
+
+    def _get_one_by_one(self, study: "_Study") -> None:
+        """What did not come with its series: one image that a PACS cannot send must not cost the others behind it."""
+        left = [(said.kind, one) for one, said in study.waited_for.items() if said.kind]
+        kinds = sorted({kind for kind, _ in left})
+        for at in range(0, len(kinds), asking.CLASSES_PER_ASSOCIATION):
+            some = kinds[at : at + asking.CLASSES_PER_ASSOCIATION]
+            with self._line([asking.STUDY_ROOT_GET], some) as line:
+                for kind, one in left[:ONE_BY_ONE_MAX]:
+                    if kind in some:
+                        series = study.waited_for[one].series
+                        line.get({_LEVEL: "IMAGE", _STUDY: study.uid, _SERIES: series, _INSTANCE: one}, study.take)
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -357,14 +385,30 @@ class _Run:
             )  # fmt: skip
 
 
-class _Study:
-    """The images of one study on their way. `waited_for`: class by instance, of those that have not come."""
+@dataclasses.dataclass(frozen=True)
+class _Announced:
+    """One image as the PACS says that it has it; `kind` is its SOP class, or "" if the PACS does not say."""
 
-    def __init__(self, run: _Run, uid: str, images: dict[str, str], here: set[str]) -> None:
+    series: str
+    kind: str
+
+
+class _Study:
+    """The images of one study on their way. `waited_for`: by instance, those that have not come."""
+
+    def __init__(self, run: _Run, uid: str, images: dict[str, _Announced], here: set[str]) -> None:
         self.uid = uid
-        self.asked: set[str] = set()
-        self.waited_for = {one: kind for one, kind in images.items() if one not in here}
+        self.waited_for = {one: said for one, said in images.items() if one not in here}
         self._run, self._here, self._refused = run, here, 0
+
+    def kinds_by_series(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for said in self.waited_for.values():
+            found.setdefault(said.series, set()).add(said.kind)
+        return found
+
+    def waits_for(self, series: str) -> bool:
+        return any(said.series == series for said in self.waited_for.values())
 
     def take(self, names: Names) -> "_Object":
         """Where this image goes: into the record, or nowhere."""
@@ -389,11 +433,11 @@ class _Study:
         headers = sealed.facts.headers or {}
         said = (headers.get("sop_class"), headers.get("instance_uid"), headers.get("study_uid"))
         is_asked = sealed.facts.format == "dicom" and said == (names.sop_class, names.instance, self.uid)
+        self.waited_for.pop(names.instance)  # kept or refused: it is not asked for again
         if not is_asked or not self._run.plan.patient.is_in(headers):
             self._run.parts.store.delete(sealed.object_key)
             return self._refuse()
         self._run.keep(sealed)
-        self.waited_for.pop(names.instance)
         self._here.add(names.instance)  # sent twice, it is let go the second time
         return _SUCCESS
 

@@ -23,7 +23,7 @@ from myphr.ingest.pacs.reasons import refused
 CONNECT_SECONDS = 10.0
 GOODBYE_SECONDS = 5.0
 TICK_SECONDS = 2.0
-COMMAND_BYTES_MAX = 64 * 1024
+COMMAND_BYTES_MAX = 2 * 1024**2  # Orthanc puts UIDs of what it did not send into it: 66 bytes each
 ANSWER_BYTES_MAX = 64 * 1024  # of one answer to a C-FIND; real ones have some hundred
 FAILED_LIST_BYTES_MAX = 16 * 1024**2  # UIDs of what a C-GET did not send
 _REJECTED_FOR_NOW = 2  # result of an A-ASSOCIATE-RJ (PS3.8, table 9-21)
@@ -139,7 +139,7 @@ class Requestor:
             self._message_id += 1
             self._line.send(asking.echo(self._context_of[upper_layer.VERIFICATION], self._message_id))
             _, command = self._command()
-            answer = asking.answer_of(upper_layer.elements_of(command))
+            answer = asking.answer_of(asking.elements_of(command))
             if answer.field != upper_layer.C_ECHO_RQ | asking.C_ANSWER or answer.has_data_set or answer.status:
                 raise refused("said-no")
 
@@ -150,7 +150,7 @@ class Requestor:
             self._ask(asking.STUDY_ROOT_FIND, keys)
             while True:
                 context, command = self._command()
-                answer = asking.answer_of(upper_layer.elements_of(command))
+                answer = asking.answer_of(asking.elements_of(command))
                 if answer.field != asking.C_FIND_RQ | asking.C_ANSWER or answer.message_id != self._message_id:
                     raise Malformed("an answer to something else")
                 data = self._collected(context, ANSWER_BYTES_MAX) if answer.has_data_set else b""
@@ -168,7 +168,7 @@ class Requestor:
             self._ask(asking.STUDY_ROOT_GET, keys)
             while True:
                 context, command = self._command()
-                found = upper_layer.elements_of(command)
+                found = asking.elements_of(command)
                 if upper_layer.number_in(found, 0x0100) == upper_layer.C_STORE_RQ:
                     self._take_object(context, command, take)
                     continue

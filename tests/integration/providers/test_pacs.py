@@ -2,19 +2,16 @@
 
 import io
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from pydicom import dcmread
 
 from myphr.database import now
-from myphr.ingest.pacs import fetches, fetching, links, servers
-from myphr.ingest.pacs.fetches import FetchView
 from myphr.portal import Portal
 from myphr.records.items import dek_of, details_of, open_item
 from tests.cast import SignedIn
 from tests.integration.providers.conftest import items_of, partial
-from tests.pacs import BORN, NILS, VERA, Dcmqrscp, Orthanc, as_other_image, on_the_list, study_of
+from tests.pacs import NILS, VERA, Dcmqrscp, Orthanc, fetched, linked, looked, study_of
 
 Archive = Orthanc | Dcmqrscp
 
@@ -32,29 +29,6 @@ def studies(archive: Archive) -> dict[str, str]:
         "knee": archive.put(study_of(VERA, 5)), "head": archive.put(study_of(VERA, 3, StudyDescription="Head")),
         "nils": archive.put(study_of(NILS, 2)), "longer": archive.put(study_of(VERA + "0", 1)),
     }  # fmt: skip
-
-
-def linked(portal: Portal, patient: SignedIn, operator: SignedIn, port: int, number: str = VERA, born: str = "") -> str:
-    """The id of a confirmed link to the PACS at this port."""
-    pacs = on_the_list(portal, port)
-    link_id = links.ask(portal, patient.login, pacs.id)
-    code = links.one_of_mine(portal, patient.login, link_id).code
-    born = born or BORN[number]
-    links.confirm(portal, operator.login, code, number, "", f"{born[:4]}-{born[4:6]}-{born[6:]}")
-    return link_id
-
-
-def looked(portal: Portal, patient: SignedIn, link_id: str) -> FetchView:
-    fetch_id = fetches.look(portal, patient.login, link_id)
-    fetching.look(portal, fetch_id)
-    return fetches.view(portal, patient.login, fetch_id)
-
-
-def fetched(portal: Portal, patient: SignedIn, link_id: str, *uids: str) -> FetchView:
-    there = looked(portal, patient, link_id)
-    fetches.choose(portal, patient.login, there.id, uids or [one.uid for one in there.studies])
-    fetching.run(portal, there.id)
-    return fetches.view(portal, patient.login, there.id)
 
 
 def test_what_there_is_of_her_is_listed_and_nothing_of_anybody_else(
