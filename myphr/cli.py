@@ -1,4 +1,4 @@
-"""The operator's command line: `myphr init | up | doctor | worker | template | audit | demo-data | identify ...`.
+"""The operator's command line: `myphr init | up | doctor | worker | template | audit | identify | pacs ...`.
 
 Thin: parses, calls one function, prints plain words. Settings come from the environment (`MYPHR_*`).
 """
@@ -205,6 +205,33 @@ def _operator(settings: Settings, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _pacs(settings: Settings, arguments: argparse.Namespace) -> int:
+    """The list of practices' PACS: add, list, echo, remove."""
+    from myphr.audit.trail import Actor
+    from myphr.ingest.pacs import links, servers
+    from myphr.portal import Portal
+
+    parts, operator = Portal(settings), Actor("operator")
+    if arguments.action == "add":
+        entry = servers.Entry(
+            arguments.name, arguments.host, arguments.port, arguments.called_ae, arguments.calling_ae,
+            not arguments.plain, arguments.ca.read_text() if arguments.ca else "",
+        )  # fmt: skip
+        print(f"{servers.add(parts, operator, entry).id} answered, and is on the list")
+    elif arguments.action == "list":
+        for pacs in servers.offered(parts):
+            line = "TLS" if pacs.tls else "in clear"
+            print(f"{pacs.id}  {pacs.called_ae}@{pacs.host}:{pacs.port} {line}, as {pacs.calling_ae}, "
+                  f"{links.confirmed_count(parts, pacs.id)} connected: {pacs.name}")  # fmt: skip
+    elif arguments.action == "echo":
+        servers.echo(parts, servers.one(parts, arguments.id))
+        print("it answers, and lets this portal in")
+    else:
+        servers.close(parts, operator, arguments.id)
+        print("it is off the list, and nobody is connected with it")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="myphr", description="MyPHRMachines: a personal health record portal")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -234,6 +261,19 @@ def main(argv: list[str] | None = None) -> int:
 
     operator = command("operator", _operator, "let an account see the operator's page (and no record but its own)")
     operator.add_argument("email", help="e-mail address of the account")
+
+    pacs = command("pacs", _pacs, "the list of practices' PACS that patients fetch images from")
+    actions = pacs.add_subparsers(required=True, dest="action", metavar="action")
+    added = actions.add_parser("add", help="put one on the list, if it answers")
+    for name, text in (("name", "as patients know the practice"), ("host", "name or address"), ("port", "its port"),
+                       ("called_ae", "its AE title")):  # fmt: skip
+        added.add_argument(name, help=text)
+    added.add_argument("--calling-ae", default="MYPHR", help="our AE title there (MYPHR)")
+    added.add_argument("--ca", type=Path, metavar="FILE", help="certificate of its authority, or its own (PEM)")
+    added.add_argument("--plain", action="store_true", help="without TLS: this computer, or a VPN (MYPHR_PACS_PLAIN=1)")
+    actions.add_parser("list", help="all, with their ids")
+    for name, text in (("echo", "ask whether one answers (C-ECHO)"), ("remove", "take one off the list")):
+        actions.add_parser(name, help=text).add_argument("id")
 
     arguments = parser.parse_args(argv)
     try:

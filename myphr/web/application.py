@@ -68,6 +68,8 @@ def create_app(portal: Portal) -> Flask:
         machine,
         operator,
         outcome,
+        pacs,
+        pacs_servers,
         previews,
         record,
         record_shares,
@@ -85,6 +87,8 @@ def create_app(portal: Portal) -> Flask:
         help_pages, operator, uploads, dicom_web, dicom_web_out, app_keys, handing_over,
     ):  # fmt: skip
         app.register_blueprint(module.blueprint)
+    app.register_blueprint(pacs.blueprint)
+    app.register_blueprint(pacs_servers.blueprint)
     app.register_blueprint(everything.blueprint)
     app.register_blueprint(deletions.blueprint)
     app.register_blueprint(closing.blueprint)

@@ -15,6 +15,7 @@ from myphr.database import new_id, now
 from myphr.ingest import drop_offs
 from myphr.ingest.fhir.models import FhirFetch
 from myphr.ingest.identify import describe
+from myphr.ingest.pacs.models import Pacs, PacsFetch, PacsLink
 from myphr.machines.models import Machine, VmSession
 from myphr.people import identities
 from myphr.people.models import AttributeGrant, Authority, Identity, Passkey, StoredKeyRing
@@ -98,6 +99,46 @@ def put_fetch(owner: SignedIn, portal: Portal, state: str = "waiting", **values:
         owner.login.ring().public_key, json.dumps({"hospital": "Harbour Hospital"}).encode(),
         context=envelope.context_for("fhir-owner", row.id),
     )  # fmt: skip
+    with portal.database.write() as db:
+        db.add(row)
+        db.flush()
+        return row.id
+
+
+def put_pacs(portal: Portal, name: str = "Knee Clinic") -> str:
+    """A PACS on the list, where nobody answers; returns its id."""
+    with portal.database.write() as db:
+        row = Pacs(name=name, host="127.0.0.1", port=9, called_ae="ARCHIVE", calling_ae="MYPHR", tls=False)
+        db.add(row)
+        db.flush()
+        return row.id
+
+
+def put_pacs_link(owner: SignedIn, portal: Portal, pacs_id: str = "", number: str = "4711") -> str:
+    """A confirmed link to this PACS, or to a new one; returns its id."""
+    row = PacsLink(id=new_id(), account_id=owner.account.id, pacs_id=pacs_id or put_pacs(portal), state="confirmed",
+                   code_sha256=new_id(), sealed_for_owner=b"", patient_key=new_id())  # fmt: skip
+    facts = {"number": number, "issuer": "", "birth_date": "19780412"}
+    row.sealed_for_owner = envelope.seal_to(
+        owner.login.ring().public_key, json.dumps(facts).encode(), context=envelope.context_for("pacs-link", row.id)
+    )
+    with portal.database.write() as db:
+        db.add(row)
+        db.flush()
+        return row.id
+
+
+def put_pacs_fetch(
+    owner: SignedIn, portal: Portal, link_id: str = "", state: str = "waiting", studies: Any = (), **values: Any
+) -> str:
+    """A fetch from a PACS in this state, listing these studies; returns its id."""
+    link_id = link_id or put_pacs_link(owner, portal)
+    row = PacsFetch(id=new_id(), account_id=owner.account.id, link_id=link_id, state=state, **values)
+    if state == "listed":
+        row.sealed_list = envelope.seal_to(
+            owner.login.ring().public_key, json.dumps(list(studies)).encode(),
+            context=envelope.context_for("pacs-list", row.id),
+        )  # fmt: skip
     with portal.database.write() as db:
         db.add(row)
         db.flush()

@@ -22,6 +22,8 @@ from tests.web.stage import (
     put_export,
     put_fetch,
     put_in,
+    put_pacs_fetch,
+    put_pacs_link,
     put_passkey,
     put_study,
     put_vm_session,
@@ -82,6 +84,9 @@ OF_ONE_OWNER = {
     "hospitals.back", "hospitals.fetch", "hospitals.progress", "hospitals.stop",
 }  # fmt: skip
 
+OF_ONE_OWNER |= {f"pacs.{name}" for name in ("look", "end", "fetch", "progress", "choose", "stop")}
+OF_THE_CALLER |= {"pacs.mine", "pacs.connect"}
+OF_THE_OPERATOR |= {f"pacs_servers.{name}" for name in ("mine", "add", "echo", "close", "code", "confirm", "end")}
 OF_ONE_OWNER |= {"everything.remove", "everything.download", "deletions.proof", "deletions.certificate"}
 
 
@@ -138,7 +143,9 @@ def things(portal: Portal, patient: SignedIn) -> dict[str, str]:
         "vm_session_id": put_vm_session(portal, account_id), "login_session_id": patient.login.login_session.id,
         "study_uid": "1.2.3", "series_uid": "1.2.3", "instance_uid": "1.2.3",
         "app_key_id": put_app_key(patient, portal), "drop_off_id": put_drop_off(patient, portal),
-        "fetch_id": put_fetch(patient, portal), "server_id": study_id,
+        "fetch_id": put_fetch(patient, portal), "server_id": study_id, "pacs_id": study_id,
+        "link_id": (link_id := put_pacs_link(patient, portal)),
+        "pacs_fetch_id": put_pacs_fetch(patient, portal, link_id),
         "question": questions.seal(patient.login.ring(), account_id, Question("knee")),
         "share_id": "6a1b0000-0000-4000-8000-000000000000", **put_authority(portal, account_id),
         "passkey_id": put_passkey(portal, other.id),

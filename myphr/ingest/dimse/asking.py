@@ -171,8 +171,8 @@ _UIDS = frozenset({0x00080016, 0x00080018, 0x0020000D, 0x0020000E})
 
 
 def elements_of(command: bytes) -> dict[int, bytes]:
-    """Those of the command group, as long as it says that it is: Orthanc writes the list of what it could not send behind
-    it, where no data set belongs. Raises Malformed."""
+    """Those of the command group, as long as it says that it is: behind it Orthanc writes the list of what it could not
+    send. Raises Malformed."""
     if len(command) < 12:
         raise Malformed("a command that is cut off")
     return upper_layer.elements_of(command[: 12 + struct.unpack_from("<I", command, 8)[0]])

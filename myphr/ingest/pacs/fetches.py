@@ -128,7 +128,7 @@ def choose(parts: IngestParts, login: Login, fetch_id: str, uids: Collection[str
         _held(db, link.id)
         PACS_FETCH.move(
             db, row, "choose", sealed_for_worker=plans.seal(parts.keys.worker.public, row.id, plan), sealed_list=None,
-            studies_count=len(chosen), files_total=sum(chosen.values()),
+            studies_count=len(chosen), files_total=sum(chosen.values()), refused_count=0,
         )  # fmt: skip
         trail.record(
             db, "pacs-chosen", account_id=row.account_id, actor=_owner(row), fetch=row.id, studies=len(chosen)

@@ -238,12 +238,12 @@ class _Run:
         return {keys[one] for one, holders in found.items() if own.intersection(holders)}
 
     def _get(self, study: "_Study") -> None:
-        """Series by series, as many of them over one association as have kinds that fit into it: Orthanc ends a C-GET at
-        the first image for which there is no context."""
+        """Series by series, as many of them over one association as have kinds that fit into it: Orthanc ends a C-GET
+        at the first image for which there is no context."""
         series = study.kinds_by_series()
         while series:
             kinds: set[str] = set()
-            together = []
+            together: list[str] = []
             for uid, more in series.items():
                 if len(kinds | more) <= asking.CLASSES_PER_ASSOCIATION or not together:
                     kinds |= more

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from pydicom import dcmread
 
+from myphr import cli
 from myphr.database import now
 from myphr.portal import Portal
 from myphr.records.items import dek_of, details_of, open_item
@@ -72,3 +73,24 @@ def test_fetched_again_nothing_is_stored_twice(
     again = fetched(portal, patient, link_id)
     assert (again.state, again.items_count, again.known_count) == ("done", 3, 5)
     assert len(items_of(portal)) == len(list(portal.store.keys())) == 8
+
+
+def test_the_command_line_adds_asks_lists_and_removes(
+    portal: Portal, archive: Archive, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MYPHR_HOME", str(portal.settings.home))
+    monkeypatch.setenv("MYPHR_REDIS_URL", portal.settings.redis_url)
+
+    def myphr(*words: str) -> tuple[int, str]:
+        code = cli.main(["pacs", *words])
+        return code, "".join(capsys.readouterr())
+
+    code, said = myphr("add", "Knee Clinic", "127.0.0.1", str(archive.port), "ARCHIVE", "--plain")
+    assert code == 0 and "is on the list" in said
+    pacs_id = said.split()[0]
+    code, said = myphr("list")
+    assert f"ARCHIVE@127.0.0.1:{archive.port} in clear, as MYPHR, 0 connected: Knee Clinic" in said
+    assert myphr("echo", pacs_id)[0] == 0
+    assert myphr("add", "Knee Clinic", "127.0.0.1", str(archive.port), "ARCHIVE", "--plain")[0] == 1
+    assert myphr("remove", pacs_id)[0] == 0
+    assert myphr("echo", pacs_id)[0] == 1 and myphr("list") == (0, "")
