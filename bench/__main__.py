@@ -10,7 +10,7 @@ import sys
 import time
 
 ALL = ("start", "screen", "uploads", "discs", "files", "pages", "abe", "sharing", "identification", "previews",
-       "suggestions", "receiving", "search", "hostile")  # fmt: skip
+       "suggestions", "receiving", "fetching", "search", "hostile")  # fmt: skip
 
 
 def machine() -> str:

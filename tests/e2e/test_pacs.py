@@ -55,7 +55,7 @@ def test_a_patient_is_connected_looks_and_fetches(
 
     operators = new_screen(tablet_sized=tablet).page
     as_operator(operators, desk.url)
-    for label, text in (("Name of the practice", clinic), ("Its computer", "127.0.0.1"),
+    for label, text in (("Name of the practice", clinic), ("Its computer", "localhost" if tablet else "127.0.0.1"),
                         ("Port", str(archive.port)), ("Its AE title", "WRONG")):  # fmt: skip
         operators.get_by_label(label).fill(text)
     operators.get_by_label("TLS").uncheck()

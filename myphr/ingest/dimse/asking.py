@@ -47,13 +47,12 @@ class Acceptance:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """The command of a response. Counts are those of a C-GET's sub-operations (None: not said)."""
+    """The command of a response. What a C-GET counts in it is not believed: we count what came."""
 
     field: int
     message_id: int
     status: int
     has_data_set: bool
-    failed: int | None
 
 
 # -- association ----------------------------------------------------------------------------------
@@ -173,9 +172,10 @@ _UIDS = frozenset({0x00080016, 0x00080018, 0x0020000D, 0x0020000E})
 def elements_of(command: bytes) -> dict[int, bytes]:
     """Those of the command group, as long as it says that it is: behind it Orthanc writes the list of what it could not
     send. Raises Malformed."""
-    if len(command) < 12:
+    end = 12 + struct.unpack_from("<I", command, 8)[0] if len(command) >= 12 else 12
+    if len(command) < end:
         raise Malformed("a command that is cut off")
-    return upper_layer.elements_of(command[: 12 + struct.unpack_from("<I", command, 8)[0]])
+    return upper_layer.elements_of(command[:end])
 
 
 def answer_of(found: Mapping[int, bytes]) -> Answer:
@@ -183,5 +183,4 @@ def answer_of(found: Mapping[int, bytes]) -> Answer:
     return Answer(
         number_in(found, 0x0100), number_in(found, 0x0120), number_in(found, 0x0900),
         number_in(found, 0x0800) != upper_layer.NO_DATA_SET,
-        number_in(found, 0x1022) if found.get(0x1022) else None,
     )  # fmt: skip

@@ -73,6 +73,9 @@ def add(parts: RecordParts, actor: Actor, entry: Entry) -> Pacs:
             raise FormRefused(reason=f"there are {PACS_MAX} already")
         if any(other.name.casefold() == pacs.name.casefold() for other in open_ones):
             raise FormRefused(reason="a practice of this name is on the list already")
+        where = (pacs.host, pacs.port, pacs.called_ae)
+        if any((other.host, other.port, other.called_ae) == where for other in open_ones):
+            raise FormRefused(reason="this archive is on the list already")  # one number is one account at each
         db.add(pacs)
         db.flush()
         trail.record(db, "pacs-added", account_id=None, actor=actor, pacs=pacs.id)

@@ -91,6 +91,7 @@ def test_the_command_line_adds_asks_lists_and_removes(
     code, said = myphr("list")
     assert f"ARCHIVE@127.0.0.1:{archive.port} in clear, as MYPHR, 0 connected: Knee Clinic" in said
     assert myphr("echo", pacs_id)[0] == 0
-    assert myphr("add", "Knee Clinic", "127.0.0.1", str(archive.port), "ARCHIVE", "--plain")[0] == 1
+    for name in ("Knee Clinic", "Another name"):
+        assert myphr("add", name, "127.0.0.1", str(archive.port), "ARCHIVE", "--plain")[0] == 1
     assert myphr("remove", pacs_id)[0] == 0
     assert myphr("echo", pacs_id)[0] == 1 and myphr("list") == (0, "")
