@@ -1,8 +1,8 @@
 """Fetching images by C-GET from Orthanc: our worker (sealed, durable, filed) against dcmtk's getscu, in one run.
 
 The same study over the same archive, rounds in turn, medians; each is a process of its own, and what starting ours
-costs is told beside it. getscu neither seals nor waits for the disk. Then one image of 200 MB, for memory. TCP_NODELAY=1
-for all. Prints figures, asserts nothing but that all images came. `python -m bench.fetching [images] [rounds]`.
+costs is told beside it. getscu neither seals nor waits for the disk. Then one image of 200 MB, for memory. TCP_NODELAY
+is 1 for all. Prints figures, asserts nothing but that all images came. `python -m bench.fetching [images] [rounds]`.
 """
 
 import os

@@ -28,8 +28,8 @@ from myphr.ingest.archives import IngestParts
 from myphr.ingest.dimse import asking
 from myphr.ingest.dimse.part10 import head_of_file
 from myphr.ingest.drop_offs import name_of
+from myphr.ingest.pacs import links, servers
 from myphr.ingest.pacs import plan as plans
-from myphr.ingest.pacs import servers
 from myphr.ingest.pacs.models import Pacs, PacsFetch, PacsLink
 from myphr.ingest.pacs.plan import BIRTH_DATE, ISSUER, PATIENT_ID, Plan
 from myphr.ingest.pacs.reasons import refused
@@ -93,14 +93,16 @@ def _run(parts: IngestParts, fetch_id: str, states: Sequence[str], event: str) -
             PACS_FETCH.move(db, row, event, step=row.step + 1)
         except StateConflict:  # stopped this very moment
             return
-        ring = db.get(StoredKeyRing, row.account_id)
+        ring, link = db.get(StoredKeyRing, row.account_id), db.get(PacsLink, row.link_id)
     try:
         try:
             plan = plans.open_with(parts.keys.worker.private, row.id, row.sealed_for_worker)
             pacs = servers.one(parts, plan.pacs)
         except (EnvelopeError, NotFound):
             raise refused("ended") from None
-        if ring is None:
+        if ring is None or link is None or (link.account_id, link.pacs_id) != (row.account_id, pacs.id):
+            raise refused("ended")
+        if not links.is_vouched(parts.keys.index_key, link, plan.patient):
             raise refused("ended")
         worker = _Run(parts, row, plan, pacs, ring.public_key)
         if event == "look":

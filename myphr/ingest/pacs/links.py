@@ -147,7 +147,7 @@ def confirm(
         facts = dataclasses.asdict(patient)
         PACS_LINK.move(
             db, row, "confirm", sealed_for_owner=_seal(ring.public_key, row.id, facts), patient_key=key,
-            code_sha256=_hash_of(new_id()),
+            vouched=_vouched(parts.keys.index_key, row, patient), code_sha256=_hash_of(new_id()),
         )  # fmt: skip
         _note(db, row, "pacs-link-confirmed", Actor("operator", operator.account.id))
     return asked
@@ -201,9 +201,15 @@ def confirmed_count(parts: RecordParts, pacs_id: str) -> int:
         ).one()
 
 
+def is_vouched(index_key: bytes, row: PacsLink, patient: Patient) -> bool:
+    """Whether it was the operator's page that said so: anybody can seal to a public key, and who writes to the database
+    without the portal's keys must not thereby fetch somebody else's images."""
+    return row.state == "confirmed" and hmac.compare_digest(row.vouched or "", _vouched(index_key, row, patient))
+
+
 # -- rows -----------------------------------------------------------------------------------------
 def _end(db: Session, row: PacsLink, actor: Actor) -> None:
-    PACS_LINK.move(db, row, "end", sealed_for_owner=b"", patient_key=None)
+    PACS_LINK.move(db, row, "end", sealed_for_owner=b"", patient_key=None, vouched=None)
     _note(db, row, "pacs-link-ended", actor)
     for fetch in db.exec(select(PacsFetch).where(PacsFetch.link_id == row.id, col(PacsFetch.state).in_(LIVE))).all():
         try:
@@ -253,6 +259,12 @@ def _context(link_id: str) -> bytes:
 
 def _patient_key(index_key: bytes, pacs_id: str, patient: Patient) -> str:
     text = json.dumps(["pacs-patient", pacs_id, patient.issuer, patient.number])
+    return hmac.digest(index_key, text.encode(), "sha256").hex()
+
+
+def _vouched(index_key: bytes, row: PacsLink, patient: Patient) -> str:
+    who = [patient.number, patient.issuer, patient.birth_date]
+    text = json.dumps(["pacs-vouched", row.id, row.account_id, row.pacs_id, *who])
     return hmac.digest(index_key, text.encode(), "sha256").hex()
 
 

@@ -39,6 +39,7 @@ class PacsLink(SQLModel, table=True):
     code_sha256: str = Field(unique=True)
     sealed_for_owner: bytes  # envelope of JSON: the code while it is asked; then number, issuer, date of birth
     patient_key: str | None = Field(default=None, unique=True)  # keyed hash of PACS, issuer and number, while linked
+    vouched: str | None = None  # keyed hash of whose link it is, to where, and who she is there: see links.is_vouched
     created_at: dt.datetime = Field(default_factory=now)
     changed_at: dt.datetime = Field(default_factory=now)
 

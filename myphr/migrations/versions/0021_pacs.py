@@ -35,6 +35,7 @@ def upgrade() -> None:
     sa.Column('code_sha256', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
     sa.Column('sealed_for_owner', sa.LargeBinary(), nullable=False),
     sa.Column('patient_key', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+    sa.Column('vouched', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
     sa.Column('created_at', sqlmodel.sql.sqltypes.UTCDateTime(), nullable=False),
     sa.Column('changed_at', sqlmodel.sql.sqltypes.UTCDateTime(), nullable=False),
     sa.ForeignKeyConstraint(['account_id'], ['account.id'], ),

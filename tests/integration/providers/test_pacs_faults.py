@@ -19,15 +19,17 @@ from pydicom.uid import RLELossless, generate_uid
 from myphr.database import now
 from myphr.errors import FormRefused, PacsRefused
 from myphr.ingest.pacs import fetches, fetching, links, servers
-from myphr.ingest.pacs.models import PacsFetch
+from myphr.ingest.pacs import plan as plans
+from myphr.ingest.pacs.models import PacsFetch, PacsLink
 from myphr.ingest.pacs.requestor import Requestor
 from myphr.portal import Portal
 from myphr.records import duplicates
 from myphr.records.items import dek_of, open_item
 from tests import cast as cast_module
-from tests.cast import SignedIn
+from tests.cast import STRANGER, SignedIn
 from tests.integration.providers.conftest import ROOT, items_of, partial, where_marker_is
 from tests.pacs import (
+    BORN,
     NILS,
     VERA,
     Orthanc,
@@ -148,6 +150,47 @@ def test_what_is_not_on_the_list_cannot_be_chosen(
         with pytest.raises(FormRefused):
             fetches.choose(portal, patient.login, there.id, uids)
     assert fetches.view(portal, patient.login, there.id).state == "listed"
+
+
+@pytest.mark.parametrize("forged", ["link", "plan", "row"])
+def test_who_only_writes_to_the_database_fetches_nobody_elses(
+    portal: Portal, patient: SignedIn, operator: SignedIn, enter: Any, orthanc: Orthanc, forged: str
+) -> None:
+    """Anybody can seal something to the owner's or the worker's public key."""
+    orthanc.put(study_of(VERA, 1))
+    link_id = linked(portal, patient, operator, orthanc.port)
+    stranger = enter(STRANGER)
+    with portal.database.read() as db:
+        hers = db.get(PacsLink, link_id)
+    assert hers is not None
+    mine = links.ask(portal, stranger.login, hers.pacs_id)
+    code = links.one_of_mine(portal, stranger.login, mine).code
+    links.confirm(portal, operator.login, code, "1000", "", "1965-01-01")
+    if forged == "plan":
+        fetch_id = fetches.look(portal, stranger.login, mine)
+        plan = plans.Plan(hers.pacs_id, "Knee Clinic", plans.Patient(VERA, "", BORN[VERA]))
+        change(portal, PacsFetch, fetch_id, sealed_for_worker=plans.seal(portal.keys.worker.public, fetch_id, plan))
+    else:
+        key = stranger.login.ring().public_key
+        facts = {"number": VERA, "issuer": "", "birth_date": BORN[VERA]}
+        sealed = links._seal(key, link_id if forged == "row" else mine, facts)
+        if forged == "row":  # her whole link, under the stranger's name
+            change(portal, PacsLink, mine, state="ended")
+            change(portal, PacsLink, link_id, account_id=stranger.account.id, sealed_for_owner=sealed)
+        else:
+            change(portal, PacsLink, mine, sealed_for_owner=sealed)
+        fetch_id = fetches.look(portal, stranger.login, link_id if forged == "row" else mine)
+    fetching.look(portal, fetch_id)
+    seen = fetches.view(portal, stranger.login, fetch_id)
+    assert (seen.state, seen.studies) == ("failed", ()) and "not connected" in seen.reason
+
+
+def change(portal: Portal, table: type, row_id: str, **values: Any) -> None:
+    with portal.database.write() as db:
+        row = db.get(table, row_id)
+        for name, value in values.items():
+            setattr(row, name, value)
+        db.add(row)
 
 
 # -- kinds and encodings --------------------------------------------------------------------------
