@@ -55,7 +55,8 @@ OPEN = ("offered", "opened")  # a share in one of these gives access
 
 _TABLES: dict[type, StateTable] = {Share: SHARE, Mail: MAIL}
 ALL = (
-    VM_SESSION, MACHINE, SHARE, MAIL, DROP_OFF, READING, FETCH, PACS_LINK, PACS_FETCH, EXPORT, DELETION, APP_KEY, CLOSING,
+    VM_SESSION, MACHINE, SHARE, MAIL, DROP_OFF, READING, FETCH, PACS_LINK, PACS_FETCH, EXPORT, DELETION, APP_KEY,
+    CLOSING,
 )  # fmt: skip
 
 

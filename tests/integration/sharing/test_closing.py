@@ -67,7 +67,7 @@ from myphr.sharing.record_shares import Audience, Scope
 from myphr.viewers.models import ViewerMemory
 from tests.cast import CAREGIVER, PATIENT, SignedIn, new_portal
 from tests.integration.sharing.conftest import Clinic, gid_of
-from tests.web.stage import dicom_bytes, put_in, put_passkey, put_reading, put_vm_session
+from tests.web.stage import dicom_bytes, put_in, put_pacs_fetch, put_pacs_link, put_passkey, put_reading, put_vm_session
 
 EVERYTHING = Scope("everything", "all")
 CONTENT = b"Dear patient, the letter that has to go " * 3000
@@ -120,6 +120,7 @@ def full_record(clinic: Clinic) -> dict[str, str]:
     share_id = record_shares.share(portal, login, EVERYTHING, Audience("named", gids=(gid_of(clinic.caregiver),)))
     by_kind = delegations.delegate(portal, login, gid_of(clinic.nurse), Filter())
     put_passkey(portal, account_id)
+    put_pacs_fetch(patient, portal, put_pacs_link(patient, portal), "listed", sealed_for_worker=b"w" * 40)
     with portal.database.write() as db:
         db.add(FhirFetch(account_id=account_id, state="running", state_sha256="x", sealed_for_owner=b"o" * 40,
                          sealed_for_worker=b"w" * 40, sealed_notes=b"n" * 40))  # fmt: skip
@@ -153,7 +154,8 @@ def test_no_sealed_byte_of_hers_is_left_in_any_table(clinic: Clinic, corners: di
         "identity.wrapped_keys", "totp.sealed_secret", "passkey.credential_id", "item_reading.sealed_reading",
         "item_repeat.sealed_note", "record_index.wrapped_dek", "export.sealed_key", "upload.wrapped_dek",
         "drop_off.sealed_name", "drop_off.sealed_address", "drop_off.wrapped_page", "app_key.sealed_name",
-        "app_key_study.wrapped_deks", "fhir_fetch.sealed_for_worker", "deletion.sealed_note", "viewer_memory.sealed",
+        "app_key_study.wrapped_deks", "fhir_fetch.sealed_for_worker", "pacs_link.sealed_for_owner",
+        "pacs_fetch.sealed_for_worker", "pacs_fetch.sealed_list", "deletion.sealed_note", "viewer_memory.sealed",
         "vm_session.sealed_manifest", "compartment.wrapped_plan", "compartment_key.wrapped_ck", "item_wrap.wrapped_dek",
         "compartment_reader.sealed", "delegation.wrapped_plan", "delegation_key.sealed", "label_class.wrapped_labels",
         "label_class_key.wrapped_ck", "mail.sealed_values", "item_reading.dek_for_worker",
@@ -229,7 +231,8 @@ def test_every_table_with_something_sealed_is_known_to_these_tests(clinic: Clini
         "compartment", "compartment_key", "compartment_reader", "delegation", "delegation_key", "deletion", "drop_off",
         "emergency_opening", "export", "fhir_fetch", "identity", "item", "item_identifier", "item_preview",
         "item_reading", "item_repeat", "item_wrap", "key_ring", "key_statement", "label_class", "label_class_key",
-        "login_session", "mail", "passkey", "pending_sign_in", "record_index", "rewrap_task", "share", "study", "totp",
+        "login_session", "mail", "pacs_fetch", "pacs_link",
+        "passkey", "pending_sign_in", "record_index", "rewrap_task", "share", "study", "totp",
         "upload", "viewer_answer", "viewer_memory", "vm_session",
     }  # fmt: skip
 

@@ -9,6 +9,8 @@ from myphr.database import Database, new_id, now
 from myphr.ingest.fhir.models import FhirFetch
 from myphr.ingest.fhir.states import FETCH
 from myphr.ingest.models import DropOff
+from myphr.ingest.pacs.models import Pacs, PacsFetch, PacsLink
+from myphr.ingest.pacs.states import PACS_FETCH, PACS_LINK
 from myphr.ingest.states import DROP_OFF, READING
 from myphr.machines.models import Machine, VmSession
 from myphr.machines.states import MACHINE, VM_SESSION, move
@@ -58,6 +60,17 @@ def new_row(db, table: StateTable, state: str):
         row = ItemReading(account_id=account.id, item_id=item.id, state=state, dek_for_worker=None)
     elif table is FETCH:
         row = FhirFetch(account_id=account.id, state=state, state_sha256=new_id(), sealed_for_owner=b"")
+    elif table in (PACS_LINK, PACS_FETCH):
+        pacs = Pacs(name="x", host="x", port=1, called_ae="X", calling_ae="Y", tls=True)
+        db.add(pacs)
+        db.flush()
+        row = PacsLink(account_id=account.id, pacs_id=pacs.id, code_sha256=new_id(), sealed_for_owner=b"")
+        if table is PACS_LINK:
+            row.state = state
+        else:
+            db.add(row)
+            db.flush()
+            row = PacsFetch(account_id=account.id, link_id=row.id, state=state)
     elif table is DROP_OFF:
         row = DropOff(
             account_id=account.id, sealed_name=b"", token_sha256=new_id(), ae_title=new_id(), state=state, files_max=1,

@@ -1,14 +1,14 @@
 """Providers' PACS, links to patients there, and fetches from them
 
-Revision: 0021, after 0020
+Revision: 0023, after 0022
 """
 
 import sqlalchemy as sa
 import sqlmodel
 from alembic import op
 
-revision = '0021'
-down_revision = '0020'
+revision = '0023'
+down_revision = '0022'
 branch_labels = None
 depends_on = None
 
