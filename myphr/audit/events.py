@@ -205,6 +205,8 @@ _DECLARED = (
           {"share": Kind.ID, "person": Kind.ID}),
     Event("shared-record-opened", "{who} looked at {items:file} that you share.",
           {"share": Kind.ID, "items": Kind.COUNT}),
+    Event("shared-record-indexed", "{who} can find words of {items:file} that you share: the portal read them for it.",
+          {"share": Kind.ID, "items": Kind.COUNT}),
     Event("emergency-opened", "{who} opened your record in an emergency, for {minutes:minute}.",
           {"share": Kind.ID, "opening": Kind.ID, "minutes": Kind.COUNT}),
     Event("screen-watched", "{who} looked at your screen.", _WATCH),

@@ -3,6 +3,7 @@
 Pure: opened details, labels, readings and summaries in; entries and documents of the index out. Called by `search`.
 """
 
+import dataclasses
 import datetime as dt
 import re
 from collections.abc import Mapping
@@ -23,7 +24,9 @@ SOURCES: Mapping[str, tuple[str, str]] = {
     "drop-off": ("Sent by a practice", "sent by a practice"),
     "fhir": ("From a hospital", "came from a hospital"),
     "pacs": ("Fetched from a practice", "fetched from a practice's image archive"),
+    "shared": ("Shared with me", "shared with you"),
 }
+SHARED = "shared"  # the source of what somebody else shares: never on the owner's own timeline
 DAMAGED = "A file whose description is damaged"
 _FIRST_YEAR = 1800
 _DAY = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d))?)?")
@@ -35,6 +38,18 @@ def study_key(study_id: str) -> str:
 
 def item_key(item_id: str) -> str:
     return f"item:{item_id}"
+
+
+def shared_key(item_id: str) -> str:
+    return f"{SHARED}:{item_id}"
+
+
+def is_shared_key(key: str) -> bool:
+    return key.startswith(f"{SHARED}:")
+
+
+def item_of_shared(key: str) -> str:
+    return key.partition(":")[2]
 
 
 def of_study(view: StudyView, stamp: bytes) -> tuple[Entry, Doc]:
@@ -56,9 +71,10 @@ def of_damaged_study(study: Study, stamp: bytes) -> tuple[Entry, Doc]:
 
 
 def of_item(
-    item: Item, details: Mapping[str, Any], kept: Kept | None, reading: Reading | None, stamp: bytes
+    item: Item, details: Mapping[str, Any], kept: Kept | None, reading: Reading | None, stamp: bytes, sender: str = ""
 ) -> tuple[Entry | None, Doc]:
-    """A file; its row only where it belongs to no study. `kept`: its labels as they stand in the row."""
+    """A file; its row only where it belongs to no study. `kept`: its labels as they stand in the row; `sender`: the
+    practice or hospital that it came from."""
     headers, said = details.get("headers") or {}, reading or Reading()
     added = item.created_at.date()
     its = kept.labels if kept else labels.guess(item.format, details.get("headers"), added)
@@ -70,7 +86,7 @@ def of_item(
     }  # fmt: skip
     title, facts = said.title or name, " ".join(f"{fact} {value}" for fact, value in said.facts)
     if item.study_id is not None:  # what its headers say stands in the study's summary
-        alone = _joined(path, said.kind_words if said.text else "", facts if said.text else "")
+        alone = _joined(sender, path, said.kind_words if said.text else "", facts if said.text else "")
         return None, Doc(item.id, study_key(item.study_id), stamp, title, alone, said.text, **kinds)
     day = _said_day(kept, added) or known_day(said.date)
     if not day and (taken := summaries.date_of(str(headers.get("study_date") or ""))):
@@ -79,7 +95,7 @@ def of_item(
     patient = said.patient or summaries.person_words(str(headers.get("patient_name") or ""))
     about = _joined(
         path if name in path else _joined("" if title == name else name, path), said.kind_words, format.words,
-        labels.TYPES[its.type][0], place, said.author, _searched_day(day), patient, facts,
+        labels.TYPES[its.type][0], place, said.author, sender, _searched_day(day), patient, facts,
     )  # fmt: skip
     kind = said.kind_words or format.words
     if kind.casefold() == title.casefold():  # its name tells such files apart
@@ -89,6 +105,29 @@ def of_item(
         summaries.size_words(item.plain_bytes), format.icon, item.source, item.created_at.isoformat(),
     )  # fmt: skip
     return entry, Doc(item.id, entry.key, stamp, title, about, said.text, **kinds)
+
+
+def of_shared(
+    share_id: str, owner_name: str, item: Item, details: Mapping[str, Any], reading: Reading | None, stamp: bytes
+) -> tuple[Entry, Doc]:
+    """A file that somebody else shares. Its row leads to the share; `Entry.patient` is whose it is. Labels are guessed:
+    what its owner said of it is sealed to them. Images of one study have one row."""
+    entry, doc = of_item(item, details, None, reading, stamp)
+    thing, words = item.id, ""
+    if entry is None:
+        summary = summaries.merge([details.get("headers") or {}])
+        date = summaries.date_of(str(summary.get("study_date") or ""))
+        day, thing = date.isoformat() if date else "", item.study_id or item.id
+        title, place = summaries.title(summary), str(summary.get("hospital") or "")
+        patient = summaries.person_words(str(summary.get("patient_name") or ""))
+        words = _joined(title, str(summary.get("study_description") or ""), place, _searched_day(day), patient)
+        entry = Entry("", title, "Study", "", day, place, icon="scan", added=item.created_at.isoformat())
+    key = f"{shared_key(share_id)}:{thing}"
+    return (
+        dataclasses.replace(entry, key=key, source=SHARED, patient=owner_name, about=""),
+        dataclasses.replace(doc, key=shared_key(item.id), entry=key, source=SHARED,
+                            about=_joined(doc.about, words, owner_name)),
+    )  # fmt: skip
 
 
 def _said_day(kept: Kept | None, added: dt.date) -> str:

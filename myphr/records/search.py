@@ -9,12 +9,14 @@ web.
 import contextlib
 import dataclasses
 import datetime as dt
+import itertools
 import json
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import func
@@ -34,6 +36,7 @@ AT_ONCE_SECONDS = 0.06  # what a search reads by itself; more is read beside it,
 WORTH_KEEPING = 25  # so few changes are read again by the next search: cheaper than writing the whole index
 KEPT_EVERY = 4_000  # files: a reading of hours that is killed goes on from there
 _BATCH = 50
+SENT = ("drop-off", "fhir")  # sources whose names are in the index
 _BLOCK_BYTES = 16 * container.CHUNK_BYTES
 _KEY = "myphr/record-index/1"
 
@@ -58,6 +61,15 @@ class Timeline:
     unread: int
 
 
+class Around(Protocol):
+    """What upper layers know: who sent files, and what others share (`sharing.search_around`)."""
+
+    def is_any(self) -> bool: ...
+    def senders(self, items: Iterable[Item]) -> Mapping[str, str]: ...
+    def stamps(self) -> dict[str, bytes] | None: ...
+    def read(self, keys: Sequence[str], stamps: Mapping[str, bytes]) -> Iterator[tuple[Entry, Doc]]: ...
+
+
 class RecordSearch:
     """One per process. Safe for several threads and for several processes at once: the later writer wins, and what
     it does not know the next search reads."""
@@ -67,9 +79,12 @@ class RecordSearch:
         self._guard = threading.Lock()
         self._reading: dict[str, threading.Thread] = {}
 
-    def find(self, ring: KeyRing, account_id: str, question: Question, most: int) -> Answer:
-        """Never raises for what somebody typed, nor for a damaged index or file."""
-        with self._up_to_date(ring, account_id) as (index, unread):
+    def find(
+        self, ring: KeyRing, account_id: str, question: Question, most: int, around: Around | None = None
+    ) -> Answer:
+        """Never raises for what somebody typed, nor for a damaged index or file. What others share is found only with
+        `around`, and where it can tell now that it is still shared."""
+        with self._up_to_date(ring, account_id, around, of_others=True) as (index, unread):
             return Answer(index.find(question, most), unread)
 
     def timeline(
@@ -83,41 +98,51 @@ class RecordSearch:
                 shown, total = index.without_day(start=start, most=most)
             return Timeline(index.years(), tuple(shown), total, unread)
 
-    def catch_up(self, ring: KeyRing, account_id: str) -> threading.Thread | None:
+    def catch_up(
+        self, ring: KeyRing, account_id: str, around: Around | None = None
+    ) -> threading.Thread | None:
         """Reads what is new beside the request, so that the first search is quick; the thread that does, or None where
         the record is empty. Never raises: signing in must not fail for it. Asking twice is harmless."""
         try:
             with self._parts.database.read() as db:
                 some = db.exec(select(Item.id).where(Item.account_id == account_id).limit(1)).first()
-            return self._read_beside(ring, account_id) if some else None
+            if some is None and (around is None or not around.is_any()):
+                return None
+            return self._read_beside(ring, account_id, around)
         except Exception as error:
             log.error("the record's index was not looked at: %s", type(error).__name__)
             return None
 
     # -- keeping up ---------------------------------------------------------------------------------------
     @contextlib.contextmanager
-    def _up_to_date(self, ring: KeyRing, account_id: str) -> Iterator[tuple[SearchIndex, int]]:
+    def _up_to_date(
+        self, ring: KeyRing, account_id: str, around: Around | None = None, *, of_others: bool = False
+    ) -> Iterator[tuple[SearchIndex, int]]:
         with load(self._parts, ring, account_id) as index:
-            behind = Behind(self._parts, account_id, index)
+            behind = Behind(self._parts, account_id, index, around)
             behind.take_out()
-            unread = behind.read(self._parts, ring, seconds_max=AT_ONCE_SECONDS)
-            if behind.removed or behind.changed >= WORTH_KEEPING:
-                self._read_beside(ring, account_id)
+            if of_others:  # the timeline shows none of them
+                behind.hide()
+            unread = behind.read(self._parts, ring, seconds_max=AT_ONCE_SECONDS) + behind.shared_left
+            if behind.removed or behind.changed >= WORTH_KEEPING or behind.shared_left:
+                self._read_beside(ring, account_id, around)
             yield index, unread
 
-    def _read_beside(self, ring: KeyRing, account_id: str) -> threading.Thread:
+    def _read_beside(self, ring: KeyRing, account_id: str, around: Around | None) -> threading.Thread:
         with self._guard:
             thread = self._reading.get(account_id)
             if thread is None or not thread.is_alive():
-                thread = threading.Thread(target=self._run, args=(ring, account_id), name="record-index", daemon=True)
+                thread = threading.Thread(
+                    target=self._run, args=(ring, account_id, around), name="record-index", daemon=True
+                )
                 self._reading[account_id] = thread
                 thread.start()
             return thread
 
-    def _run(self, ring: KeyRing, account_id: str) -> None:
+    def _run(self, ring: KeyRing, account_id: str, around: Around | None) -> None:
         """Holds the ring for as long as it reads: seconds, for tens of thousands of files."""
         try:
-            bring_up_to_date(self._parts, ring, account_id)
+            bring_up_to_date(self._parts, ring, account_id, around)
         except Exception as error:  # a cache: the next search tries again
             log.warning("the index of a record was not kept: %s", type(error).__name__)
         finally:
@@ -126,26 +151,39 @@ class RecordSearch:
                     del self._reading[account_id]
 
 
-def bring_up_to_date(parts: RecordParts, ring: KeyRing, account_id: str) -> None:
-    """Reads all that is new or changed and keeps the index. Safe to run twice, at once, and to be killed anywhere."""
+def bring_up_to_date(parts: RecordParts, ring: KeyRing, account_id: str, around: Around | None = None) -> None:
+    """Reads all that is new or changed and keeps the index. Safe to run twice, at once, and to be killed anywhere.
+    Without `around` what others share stays in it as it is."""
     with load(parts, ring, account_id) as index:
-        behind = Behind(parts, account_id, index)
+        behind = Behind(parts, account_id, index, around)
         behind.take_out()
         while behind.read(parts, ring, docs_max=KEPT_EVERY):
             keep(parts, ring, account_id, index, behind.as_of)
-        if behind.removed or behind.changed:
+        shared = behind.read_shared()
+        if behind.removed or behind.changed or shared:
             keep(parts, ring, account_id, index, behind.as_of)
 
 
 class Behind:
     """How far an index is behind the record, and reading it up."""
 
-    def __init__(self, parts: RecordParts, account_id: str, index: SearchIndex) -> None:
-        self._index = index
+    def __init__(
+        self, parts: RecordParts, account_id: str, index: SearchIndex, around: Around | None = None
+    ) -> None:
+        self._index, self._around = index, around
         self.as_of = now()
         studies, stamps = _stamps(parts, account_id)
-        there = index.stamps()
+        every = index.stamps()
+        of_others = {key: stamp for key, stamp in every.items() if entries.is_shared_key(key)}
+        there = {key: stamp for key, stamp in every.items() if key not in of_others} if of_others else every
+        shared = around.stamps() if around is not None else None
+        self._shared = shared or {}
+        # Nobody can tell whether it is still shared: not found this time, and not thrown away.
+        self._hidden = set(of_others) if shared is None else set()
+        self._todo_shared = [key for key, stamp in self._shared.items() if of_others.get(key) != stamp]
         self._gone = there.keys() - stamps.keys()
+        if shared is not None:  # what changed may have come by a share that is no more: read again, and found then
+            self._gone |= {key for key, stamp in of_others.items() if shared.get(key) != stamp}
         self._todo = [key for key, stamp in stamps.items() if there.get(key) != stamp]  # studies first
         self._stamps = stamps
         self._studies = studies
@@ -155,6 +193,31 @@ class Behind:
         """What is no longer in the record, before anything is asked."""
         with self._index.changing():
             self._index.settle(self._index.remove(self._gone))
+
+    def hide(self) -> None:
+        """From this look alone."""
+        if self._hidden:
+            with self._index.changing():
+                self._index.settle(self._index.remove(self._hidden))
+
+    @property
+    def shared_left(self) -> int:
+        """Files of others that are not in it yet. Read beside a request, never in it: it takes whole shares."""
+        return len(self._todo_shared)
+
+    def read_shared(self) -> int:
+        """Reads them all; how many there were."""
+        read = 0
+        if self._todo_shared and self._around is not None:
+            found = self._around.read(self._todo_shared, self._shared)
+            while some := list(itertools.islice(found, _BATCH)):
+                with self._index.changing():
+                    for entry, _ in some:
+                        self._index.put_entry(entry)
+                    self._index.settle(self._index.put(doc for _, doc in some))
+                read += len(some)
+        self._todo_shared = []
+        return read
 
     def read(
         self, parts: RecordParts, ring: KeyRing, *, seconds_max: float | None = None, docs_max: int | None = None
@@ -179,8 +242,9 @@ class Behind:
             _read_study(parts, ring, study, self._stamps[study.id]) for study in studies
         ]
         rows = readings.rows_of(parts.database, [item.id for item in items])
+        senders = self._around.senders(items) if self._around is not None else {}
         read += [
-            _read_item(ring, item, rows.get(item.id), self._stamps[item.id])
+            _read_item(ring, item, rows.get(item.id), self._stamps[item.id], senders.get(item.id, ""))
             for item in items if item.deleted_at is None
         ]  # fmt: skip
         with self._index.changing():
@@ -200,7 +264,7 @@ def _stamps(parts: RecordParts, account_id: str) -> tuple[set[str], dict[str, by
     of_items = (
         sa.select(
             col(Item.id), col(Item.study_id), col(Item.format), func.substr(Item.sealed_details, 2, 12),
-            func.substr(Item.wrapped_labels, 2, 12), func.substr(ItemReading.sealed_reading, 2, 12),
+            func.substr(Item.wrapped_labels, 2, 12), func.substr(ItemReading.sealed_reading, 2, 12), col(Item.source),
         )
         .outerjoin(ItemReading, col(ItemReading.item_id) == Item.id)
         .where(col(Item.account_id) == account_id, col(Item.deleted_at).is_(None))
@@ -213,10 +277,10 @@ def _stamps(parts: RecordParts, account_id: str) -> tuple[set[str], dict[str, by
         study_id: b"%d %d %b" % (count, changed_at > settled, summary)
         for study_id, count, changed_at, summary in studies
     }
-    for item_id, study_id, format, details, wrapped, reading in items:
+    for item_id, study_id, format, details, wrapped, reading, source in items:
         found[item_id] = b"|".join(
             ((study_id or "").encode(), format.encode(), details, wrapped or b"", reading or b"")
-        )  # fmt: skip
+        ) + (b"|sender" if source in SENT else b"")  # fmt: skip
     return {study_id for study_id, *_ in studies}, found
 
 
@@ -228,7 +292,9 @@ def _read_study(parts: RecordParts, ring: KeyRing, study: Study, stamp: bytes) -
         return entries.of_damaged_study(study, stamp)
 
 
-def _read_item(ring: KeyRing, item: Item, row: ItemReading | None, stamp: bytes) -> tuple[Entry | None, Doc]:
+def _read_item(
+    ring: KeyRing, item: Item, row: ItemReading | None, stamp: bytes, sender: str
+) -> tuple[Entry | None, Doc]:
     details, kept, reading = {}, None, None
     try:
         dek = dek_of(ring, item)
@@ -237,7 +303,7 @@ def _read_item(ring: KeyRing, item: Item, row: ItemReading | None, stamp: bytes)
         reading = readings.reading_in(row, dek) if row is not None else None
     except (EnvelopeError, json.JSONDecodeError):
         log.warning("the description of item %s is damaged", item.id)
-    return entries.of_item(item, details, kept, reading, stamp)
+    return entries.of_item(item, details, kept, reading, stamp, sender)
 
 
 # -- keeping the index ------------------------------------------------------------------------------------

@@ -73,6 +73,12 @@ class Entry:
     def thing_id(self) -> str:
         return self.key.partition(":")[2]
 
+    @property
+    def share_id(self) -> str | None:
+        """Of what somebody else shares: "shared:<share id>:<file or study id>"."""
+        kind, _, rest = self.key.partition(":")
+        return rest.partition(":")[0] if kind == "shared" else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Doc:
@@ -328,7 +334,9 @@ class SearchIndex:
 
     # -- the timeline ------------------------------------------------------------------------------------
     def years(self) -> Years:
-        rows = self._db.execute("SELECT substr(day, 1, 4), count(*) FROM entry GROUP BY 1 ORDER BY 1 DESC").fetchall()
+        rows = self._db.execute(
+            f"SELECT substr(day, 1, 4), count(*) FROM entry WHERE {_OWN} GROUP BY 1 ORDER BY 1 DESC"
+        ).fetchall()
         return Years(
             tuple((int(year), count) for year, count in rows if year is not None),
             sum(count for year, count in rows if year is None),
@@ -337,22 +345,23 @@ class SearchIndex:
     def by_day(self, *, before_year: int | None, start: int, most: int) -> tuple[list[Entry], int]:
         """Entries of a known day, the newest first, from the end of this year back; and how many there are of these."""
         last = f"{before_year:04}-12-31" if before_year is not None else "9999"
-        [total] = self._db.execute("SELECT count(*) FROM entry WHERE day <= ?", (last,)).fetchone()
+        [total] = self._db.execute(f"SELECT count(*) FROM entry WHERE day <= ? AND {_OWN}", (last,)).fetchone()
         rows = self._db.execute(
-            f"SELECT {_COLUMNS} FROM entry WHERE day <= ? ORDER BY day DESC, place, id LIMIT ? OFFSET ?",
+            f"SELECT {_COLUMNS} FROM entry WHERE day <= ? AND {_OWN} ORDER BY day DESC, place, id LIMIT ? OFFSET ?",
             (last, most, start),
         )
         return [_entry(row) for row in rows], total
 
     def without_day(self, *, start: int, most: int) -> tuple[list[Entry], int]:
-        [total] = self._db.execute("SELECT count(*) FROM entry WHERE day IS NULL").fetchone()
+        [total] = self._db.execute(f"SELECT count(*) FROM entry WHERE day IS NULL AND {_OWN}").fetchone()
         rows = self._db.execute(
-            f"SELECT {_COLUMNS} FROM entry WHERE day IS NULL ORDER BY added DESC, id DESC LIMIT ? OFFSET ?",
+            f"SELECT {_COLUMNS} FROM entry WHERE day IS NULL AND {_OWN} ORDER BY added DESC, id DESC LIMIT ? OFFSET ?",
             (most, start),
         )
         return [_entry(row) for row in rows], total
 
 
+_OWN = "source <> 'shared'"  # somebody else's scans on one's own timeline would be taken for one's own
 _COLUMNS = ", ".join(f"entry.{field.name}" for field in dataclasses.fields(Entry))
 
 

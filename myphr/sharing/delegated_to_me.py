@@ -40,7 +40,7 @@ class Delegated:
 
 
 @dataclasses.dataclass(frozen=True)
-class _OpenKey:
+class OpenKey:
     epoch: int
     secret: DelegationSecret
     key: KpKey
@@ -68,7 +68,7 @@ def is_let_in(db: Session, delegation_id: str, gid: str) -> bool:
 
 def words(parts: Parts, login: "Login", found: Delegated) -> tuple[str, str]:
     """(title, words), with the key really opened and the half released. Raises as `open_files`."""
-    newest = _keys(parts, login, found, newest_only=True)[0].secret
+    newest = open_keys(parts, login, found, newest_only=True)[0].secret
     return newest.title, newest.words
 
 
@@ -80,7 +80,7 @@ def open_files(parts: Parts, login: "Login", found: Delegated) -> tuple[str, lis
     public = _public(owner)
     files: dict[str, tuple[Item, bytes]] = {}
     for _ in range(ROLLS_MEANWHILE_MAX):
-        opened = _keys(parts, login, found)
+        opened = open_keys(parts, login, found)
         # The oldest epoch first: the worker moves files from one to the next, and one moved in between is seen twice.
         for one in reversed(opened):
             files |= {item.id: (item, dek) for item, dek in _files_of(parts, found.compartment, owner, public, one)}
@@ -97,7 +97,7 @@ def _public(owner: VerifiedPerson) -> PatientPublic:
     return public
 
 
-def _keys(parts: Parts, login: "Login", found: Delegated, *, newest_only: bool = False) -> list[_OpenKey]:
+def open_keys(parts: Parts, login: "Login", found: Delegated, *, newest_only: bool = False) -> list[OpenKey]:
     """The newest first. Raises as the newest does."""
     speaker = identities.proof_for(login, parts)
     owner = identities.verified_statement(parts, found.compartment.owner_gid)
@@ -107,7 +107,7 @@ def _keys(parts: Parts, login: "Login", found: Delegated, *, newest_only: bool =
             .where(DelegationKey.delegation_id == found.row.id)
             .order_by(col(DelegationKey.epoch).desc())
         ).all()
-    opened: list[_OpenKey] = []
+    opened: list[OpenKey] = []
     for row in rows[: 1 if newest_only else None]:
         try:
             opened.append(_open_key(parts, login, found, row, owner, speaker))
@@ -122,7 +122,7 @@ def _keys(parts: Parts, login: "Login", found: Delegated, *, newest_only: bool =
 
 def _open_key(
     parts: Parts, login: "Login", found: Delegated, row: DelegationKey, owner: VerifiedPerson, speaker: Speaker
-) -> _OpenKey:
+) -> OpenKey:
     compartments.check_delegation(
         owner.signing_public, found.row.id, found.compartment.id, row.epoch, speaker.gid, row.sealed, row.signature
     )
@@ -130,21 +130,16 @@ def _open_key(
     key = KpKey.from_bytes(secret.key)
     key_policy.check_key(key, _public(owner))
     released = parts.keyholder.vault_release(speaker, secret.vault_id, row.epoch)
-    return _OpenKey(row.epoch, secret, key, login.ring().open(released.sealed, context=released.context))
+    return OpenKey(row.epoch, secret, key, login.ring().open(released.sealed, context=released.context))
 
 
 def _files_of(
-    parts: Parts, compartment: Compartment, owner: VerifiedPerson, public: PatientPublic, opened: _OpenKey
+    parts: Parts, compartment: Compartment, owner: VerifiedPerson, public: PatientPublic, opened: OpenKey
 ) -> list[tuple[Item, bytes]]:
     """The files of one epoch whose class the key opens. What was changed is left out, and never opens with another's
     key."""
     with parts.database.read() as db:
-        headers = db.exec(
-            select(LabelClassKey)
-            .join(LabelClass, col(LabelClass.id) == col(LabelClassKey.label_class_id))
-            .where(LabelClass.compartment_id == compartment.id, LabelClassKey.epoch == opened.epoch)
-        ).all()
-        mine = [one for one in headers if _fits(one, opened.key)]
+        mine = [one for one in _headers(db, compartment, opened) if _fits(one, opened.key)]
         ids = [one.label_class_id for one in mine]
         rows = collections.defaultdict(list)
         for item, wrap in db.exec(
@@ -174,6 +169,20 @@ def _files_of(
     return found
 
 
+def classes_of(parts: Parts, found: Delegated, opened: OpenKey) -> list[str]:
+    """Ids of the classes that this key fits, without opening them."""
+    with parts.database.read() as db:
+        return [one.label_class_id for one in _headers(db, found.compartment, opened) if _fits(one, opened.key)]
+
+
+def _headers(db: Session, compartment: Compartment, opened: OpenKey) -> list[LabelClassKey]:
+    return list(db.exec(
+        select(LabelClassKey)
+        .join(LabelClass, col(LabelClass.id) == col(LabelClassKey.label_class_id))
+        .where(LabelClass.compartment_id == compartment.id, LabelClassKey.epoch == opened.epoch)
+    ))  # fmt: skip
+
+
 def _fits(row: LabelClassKey, key: KpKey) -> bool:
     """Plain logic over hashes, for finding; what keeps others out is the key."""
     try:
@@ -184,7 +193,7 @@ def _fits(row: LabelClassKey, key: KpKey) -> bool:
 
 
 def _class_key(
-    compartment: Compartment, owner: VerifiedPerson, public: PatientPublic, row: LabelClassKey, opened: _OpenKey
+    compartment: Compartment, owner: VerifiedPerson, public: PatientPublic, row: LabelClassKey, opened: OpenKey
 ) -> bytes:
     compartments.check_signature(owner.signing_public, "labels", row.label_class_id, compartment.owner_gid, row.epoch,
                                  row.header, row.signature)  # fmt: skip

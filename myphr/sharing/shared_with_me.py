@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 REASON_CHARACTERS_MAX = 1000
 ROLLS_MEANWHILE_MAX = 3
-_CLOSED = (AbeError, AccessWithheld, CertificateRefused, EnvelopeError, IdentityRevoked, NotFound, PolicyError)
+CLOSED = (AbeError, AccessWithheld, CertificateRefused, EnvelopeError, IdentityRevoked, NotFound, PolicyError)
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Opened:
 
 
 @dataclasses.dataclass(frozen=True)
-class _OpenEpoch:
+class OpenEpoch:
     epoch: int
     ck: bytes = dataclasses.field(repr=False)
     released: Released
@@ -95,8 +95,8 @@ def list_shared(parts: Parts, login: "Login") -> list[SharedView]:
     opened for its title, so that what was taken back is gone. Raises KeyholderUnavailable, CertificateMissing."""
     gid = identities.gid_of(login)
     with parts.database.read() as db:
-        rows = [(row, _owner_name(db, row)) for row in _mine_to_read(db, gid)]
-        by_kind = [(one, _owner_name(db, one.compartment)) for one in delegated_to_me.to_read(db, gid)]
+        rows = [(row, owner_name_of(db, row)) for row in mine_to_read(db, gid)]
+        by_kind = [(one, owner_name_of(db, one.compartment)) for one in delegated_to_me.to_read(db, gid)]
     views = []
     for row, owner_name in rows:
         if row.preset == "emergency":
@@ -106,14 +106,14 @@ def list_shared(parts: Parts, login: "Login") -> list[SharedView]:
             views.append(SharedView(row.id, owner_name, "In an emergency", words, row.created_at, True))
             continue
         try:
-            told = _open_epochs(parts, login, row, b"")[0].words
-        except _CLOSED:
+            told = open_epochs(parts, login, row, b"")[0].words
+        except CLOSED:
             continue
         views.append(SharedView(row.id, owner_name, told["title"], told["words"], row.created_at, False))
     for one, owner_name in by_kind:
         try:
             title, words = delegated_to_me.words(parts, login, one)
-        except _CLOSED:
+        except CLOSED:
             continue
         views.append(SharedView(one.row.id, owner_name, title, words, one.row.created_at, False))
     return sorted(views, key=lambda view: view.since, reverse=True)
@@ -128,23 +128,23 @@ def open_shared(parts: Parts, login: "Login", share_id: str, reason: str = "") -
         raise FormRefused("reason", reason=f"write at most {REASON_CHARACTERS_MAX:,} letters")
     gid = identities.gid_of(login)
     with parts.database.read() as db:
-        row = next((one for one in _mine_to_read(db, gid) if one.id == share_id), None)
+        row = next((one for one in mine_to_read(db, gid) if one.id == share_id), None)
         by_kind = next((one for one in delegated_to_me.to_read(db, gid) if one.row.id == share_id), None)
         compartment = by_kind.compartment if by_kind else row
         if compartment is None:
             raise NotFound("share")
-        owner_name = _owner_name(db, compartment)
+        owner_name = owner_name_of(db, compartment)
     if by_kind is not None:
         return _open_by_kind(parts, login, by_kind, owner_name)
     assert row is not None
     reason_sha256 = hashlib.sha256(reason.encode()).digest() if reason else b""
     for _ in range(ROLLS_MEANWHILE_MAX):
         try:
-            epochs = _open_epochs(parts, login, row, reason_sha256, reason)
-        except _CLOSED as error:
+            epochs = open_epochs(parts, login, row, reason_sha256, reason)
+        except CLOSED as error:
             log.info("share %s does not open: %s", share_id, error.code)
             raise NotFound("share") from None
-        items, newest = _items(parts, row, epochs)
+        items, newest = items_of(parts, row, epochs)
         if newest <= row.epoch:
             break
         with parts.database.read() as db:  # rolled since: some files are under a key that this reader did not open yet
@@ -158,7 +158,7 @@ def open_shared(parts: Parts, login: "Login", share_id: str, reason: str = "") -
 def _open_by_kind(parts: Parts, login: "Login", found: Delegated, owner_name: str) -> Opened:
     try:
         title, files = delegated_to_me.open_files(parts, login, found)
-    except _CLOSED as error:
+    except CLOSED as error:
         log.info("delegation %s does not open: %s", found.row.id, error.code)
         raise NotFound("share") from None
     items = []
@@ -178,7 +178,7 @@ def _note_opened(parts: Parts, login: "Login", account_id: str, share_id: str, i
 
 
 # -- which --------------------------------------------------------------------------------------------
-def _mine_to_read(db: Session, gid: str) -> list[Compartment]:
+def mine_to_read(db: Session, gid: str) -> list[Compartment]:
     """By the portal's rows, for finding; what opens them is the keys."""
     sealed_to = select(CompartmentReader.compartment_id).where(CompartmentReader.gid == gid)
     active = (Compartment.state == "active", Compartment.owner_gid != gid)
@@ -193,15 +193,15 @@ def _mine_to_read(db: Session, gid: str) -> list[Compartment]:
     return sorted(rows, key=lambda row: row.created_at, reverse=True)
 
 
-def _owner_name(db: Session, row: Compartment) -> str:
+def owner_name_of(db: Session, row: Compartment) -> str:
     account = db.get(Account, row.account_id)
     return account.name if account else ""
 
 
 # -- opening ------------------------------------------------------------------------------------------
-def _open_epochs(
+def open_epochs(
     parts: Parts, login: "Login", row: Compartment, reason_sha256: bytes, reason: str = ""
-) -> list[_OpenEpoch]:
+) -> list[OpenEpoch]:
     """The keys of the epochs there are, the newest first: two while files' keys are wrapped anew. A person who came
     with the newest opens that alone. Raises as the newest does."""
     speaker = identities.proof_for(login, parts)
@@ -212,11 +212,11 @@ def _open_epochs(
             .where(CompartmentKey.compartment_id == row.id, CompartmentKey.epoch <= row.epoch)
             .order_by(col(CompartmentKey.epoch).desc())
         ).all()
-    found: list[_OpenEpoch] = []
+    found: list[OpenEpoch] = []
     for key in keys:
         try:
             found.append(_open_epoch(parts, login, row, key, speaker, owner, reason_sha256, reason))
-        except _CLOSED as error:
+        except CLOSED as error:
             if key.epoch == row.epoch:
                 raise
             log.info("epoch %s of share %s does not open: %s", key.epoch, row.id, error.code)
@@ -228,7 +228,7 @@ def _open_epochs(
 def _open_epoch(
     parts: Parts, login: "Login", row: Compartment, key: CompartmentKey, speaker: Speaker, owner: VerifiedPerson,
     reason_sha256: bytes, reason: str,
-) -> _OpenEpoch:  # fmt: skip
+) -> OpenEpoch:  # fmt: skip
     kind = cast(Kind, row.kind)
     if kind not in ("named", "policy"):
         raise EnvelopeError("share of an unknown kind")
@@ -256,7 +256,7 @@ def _open_epoch(
         _tell_owner(parts, login, row, owner, released, speaker.gid, reason)
     ck = compartments.key_of(secret, login.ring().open(released.sealed, context=released.context), key.header)
     words = compartments.unwrap_words(ck, row.id, key.epoch, key.wrapped_words)
-    return _OpenEpoch(key.epoch, ck, released, words)
+    return OpenEpoch(key.epoch, ck, released, words)
 
 
 def _by_policy(
@@ -279,7 +279,7 @@ def _by_policy(
     return decapsulate(key.header, keys, publics, binding=bound), holdings
 
 
-def _items(parts: Parts, row: Compartment, opened: list[_OpenEpoch]) -> tuple[list[SharedItem], int]:
+def items_of(parts: Parts, row: Compartment, opened: list[OpenEpoch]) -> tuple[list[SharedItem], int]:
     """(the files of these epochs, the newest epoch of any). All in one look: between two, the worker moves files from
     one epoch to the next. One whose row was changed is left out, and never opens with another's key."""
     with parts.database.read() as db:

@@ -16,6 +16,7 @@ from myphr.records.entries import SOURCES, day_words, item_key, study_key
 from myphr.records.labels import TYPES
 from myphr.records.search_index import FACETS, NO_YEAR, Entry, Question
 from myphr.records.summaries import modality_words
+from myphr.sharing.search_around import Around
 from myphr.web import previews
 from myphr.web.login import portal, this_login
 from myphr.web.policy import SIGNED_IN, SIGNED_IN_POLL, policy
@@ -97,7 +98,8 @@ def _address(question: Question) -> str:
 
 def _page(question: Question) -> Response:
     login = this_login()
-    answer = portal().search.find(login.ring(), login.account.id, question, SHOWN)
+    around = Around(portal(), login)
+    answer = portal().search.find(login.ring(), login.account.id, question, SHOWN, around)
     start, total = question.start, answer.found.total
     return render_page(
         "record/find.html", "found", question=question, answer=answer, found=answer.found, within=_sealed(question),
@@ -165,18 +167,21 @@ def row_words(entry: Entry, under_day: bool) -> dict[str, Any]:
     above it."""
     page, name = ("study.study", "study_id") if entry.is_study else ("study.item", "item_id")
     values: dict[str, Any] = {name: entry.thing_id}
+    if entry.share_id is not None:  # somebody else's: it has no page of its own here
+        page, values = "shared_with_me.shared", {"share_id": entry.share_id}
     when = () if under_day else (day_words(entry.day) or "date not known", entry.place)
     return {
         "address": url_for(page, **values),
         "facts": [text for text in (entry.kind, *when, entry.author and f"by {entry.author}", entry.size) if text],
         "came": SOURCES[entry.source][1] if entry.source in SOURCES else "came into your record",
         "added": dt.datetime.fromisoformat(entry.added),
+        "shared_by": entry.patient if entry.share_id is not None else None,
     }
 
 
 def _pictures(entries: Sequence[Entry]) -> dict[str, str]:
     """By the key of an entry, the item whose picture stands for it."""
-    alone = [entry.thing_id for entry in entries if not entry.is_study]
+    alone = [entry.thing_id for entry in entries if not entry.is_study and entry.share_id is None]
     of_items = readings.with_preview(portal().database, alone)
     of_studies = previews.of_studies([entry.thing_id for entry in entries if entry.is_study])
     return {item_key(item_id): item_id for item_id in of_items} | {

@@ -345,7 +345,7 @@ def test_a_reader_misses_no_file_while_the_worker_wraps_between_any_two_looks(
 def test_a_reader_misses_no_file_when_the_share_gets_new_keys_in_that_moment(
     clinic: Clinic, family: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = shared_with_me._open_epochs
+    real = shared_with_me.open_epochs
 
     def then_rolled(*arguments):
         epochs = real(*arguments)
@@ -354,7 +354,7 @@ def test_a_reader_misses_no_file_when_the_share_gets_new_keys_in_that_moment(
             run_jobs(clinic)
         return epochs
 
-    monkeypatch.setattr(shared_with_me, "_open_epochs", then_rolled)
+    monkeypatch.setattr(shared_with_me, "open_epochs", then_rolled)
     assert opened(clinic, clinic.nurse, family[1]) == ["letter.txt"]
 
 
