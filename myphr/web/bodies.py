@@ -48,7 +48,6 @@ class SocketBody:
         self._reader.length += 0  # gunicorn's count of what is left of the body; it goes on from there
         self._is_plain = type(self._socket) is socket.socket
         self._body = environ["wsgi.input"]
-        self._ahead = memoryview(self._unreader.take_buffered())  # what gunicorn read along with the headers
 
     @property
     def left(self) -> int:
@@ -58,14 +57,13 @@ class SocketBody:
         want = min(len(buffer), self._reader.length)
         if want == 0:
             return 0
-        if self._ahead:
-            got = min(want, len(self._ahead))
-            buffer[:got] = self._ahead[:got]
-            self._ahead = self._ahead[got:]
+        if ahead := self._unreader.take_buffered():  # what gunicorn read along with the headers
+            got = min(want, len(ahead))
+            buffer[:got] = ahead[:got]
+            # Always given back: gunicorn throws away what is left of a refused body (it does not pass on our
+            # "Connection: close"), and would take as many bytes of the next request instead.
+            self._unreader.unread(ahead[got:])
             self._reader.length -= got
-            if self._reader.length == 0 and self._ahead:  # the next request, sent ahead
-                self._unreader.unread(bytes(self._ahead))
-                self._ahead = self._ahead[:0]
             return got
         try:
             if self._is_plain:
