@@ -42,8 +42,13 @@ def look_at_pacs(fetch_id: str) -> None:
 
 
 def fetch_from_pacs(fetch_id: str) -> None:
-    """Fetch what she chose of it, or note why not."""
+    """Fetch what she chose of it, as much as fits into one turn, or note why not."""
     pacs_fetching.run(portal(), fetch_id)
 
 
-look_at_pacs_again, refetch_from_pacs = look_at_pacs, fetch_from_pacs  # for the sweep, as above
+def refetch_from_pacs(fetch_id: str) -> None:
+    """The next turn. Under the other name: RQ refuses a second job of a name that is still running."""
+    pacs_fetching.run(portal(), fetch_id, again=pacs_fetching.FETCH)
+
+
+look_at_pacs_again = look_at_pacs  # for the sweep, as above

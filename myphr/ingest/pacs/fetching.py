@@ -53,6 +53,7 @@ TOGETHER_MAX = 50  # images in one commit: others wait that long for the databas
 TOGETHER_SECONDS = 2.0
 REFUSED_MAX = 200  # of one study: whoever sends more of what was not asked is hung up on
 ONE_BY_ONE_MAX = 1_000  # of one study
+TURN_SECONDS = 60.0  # of one job: others wait for the worker too
 TRIES = 3
 PAUSES_SECONDS = (1.0, 4.0)
 
@@ -70,21 +71,26 @@ class _Overtaken(Exception):
     """Another run went further, or the owner stopped it: this one must not file anything any more."""
 
 
+class _TurnOver(Exception):
+    """Others wait for this worker: the rest comes in a job of its own."""
+
+
 def enqueue(parts: IngestParts, fetch_id: str, job: str) -> None:
     parts.queue.enqueue(job, fetch_id, seconds_max=parts.settings.pacs_seconds_max + 300)
 
 
 def look(parts: IngestParts, fetch_id: str) -> None:
     """Ask what there is, or say why not. Runs twice without harm, also at the same time."""
-    _run(parts, fetch_id, ("waiting", "looking"), "look")
+    _run(parts, fetch_id, ("waiting", "looking"), "look", "")
 
 
-def run(parts: IngestParts, fetch_id: str) -> None:
-    """Fetch what was chosen, or say why not. Runs twice without harm, also at the same time."""
-    _run(parts, fetch_id, ("chosen", "fetching"), "begin")
+def run(parts: IngestParts, fetch_id: str, *, again: str = FETCH_AGAIN) -> None:
+    """Fetch what was chosen, as much as fits into one turn, or say why not. Runs twice without harm, also at the same
+    time. `again`: the job of the next turn."""
+    _run(parts, fetch_id, ("chosen", "fetching"), "begin", again)
 
 
-def _run(parts: IngestParts, fetch_id: str, states: Sequence[str], event: str) -> None:
+def _run(parts: IngestParts, fetch_id: str, states: Sequence[str], event: str, again: str) -> None:
     with parts.database.write() as db:
         row = db.get(PacsFetch, fetch_id)
         if row is None or row.state not in states or row.sealed_for_worker is None:
@@ -109,6 +115,8 @@ def _run(parts: IngestParts, fetch_id: str, states: Sequence[str], event: str) -
             worker.look()
         else:
             worker.fetch_all()
+    except _TurnOver:
+        enqueue(parts, fetch_id, again)
     except PacsRefused as refusal:
         fail(parts, fetch_id, refusal.detail)
     except RecordFull:
@@ -146,7 +154,8 @@ class _Run:
         self._ready: list[SealedFile] = []
         self._ready_since = self._asked_at = self._alive_at = time.monotonic()
         self._refused = 0  # since the last commit
-        self._ends_at = time.monotonic() + LOOK_SECONDS_MAX
+        self._begun, self._used_before = time.monotonic(), 0.0
+        self._ends_at = self._begun + LOOK_SECONDS_MAX
 
     @property
     def fetch_id(self) -> str:
@@ -185,15 +194,24 @@ class _Run:
 
     # -- what was chosen ----------------------------------------------------------------------------
     def fetch_all(self) -> None:
-        if self.plan.ends_at is None:
-            self.plan.ends_at = time.time() + self.parts.settings.pacs_seconds_max  # in the row with the next commit
-        self._ends_at = time.monotonic() + self.plan.ends_at - time.time()
+        self._begun, self._used_before = time.monotonic(), self.plan.seconds_used
+        self._ends_at = self._begun + self.parts.settings.pacs_seconds_max - self._used_before
         try:
             while self.plan.todo:
                 self._fetch_study(next(iter(self.plan.todo)))
+                self._give_way(bool(self.plan.todo))
         finally:
             self._drop(self._ready)
         self._finish()
+
+    def _turn_is_over(self) -> bool:
+        return time.monotonic() - self._begun > TURN_SECONDS
+
+    def _give_way(self, is_more: bool) -> None:
+        """Between two series or studies: what came is filed, and the next job goes on behind it."""
+        if is_more and self._turn_is_over():
+            self.file_ready(studies_done=self._row.studies_done)
+            raise _TurnOver
 
     def _fetch_study(self, uid: str) -> None:
         """Tried again where a second try may mend it; what came the first time is let go when it comes again."""
@@ -208,6 +226,7 @@ class _Run:
                 self._pause(PAUSES_SECONDS[number])
             else:
                 self.plan.todo.pop(uid)
+                self.plan.series_asked = []
                 self.file_ready(studies_done=self._row.studies_done + 1,
                                 missing_count=self._row.missing_count + len(study.waited_for))  # fmt: skip
                 return
@@ -242,7 +261,8 @@ class _Run:
     def _get(self, study: "_Study") -> None:
         """Series by series, as many of them over one association as have kinds that fit into it: Orthanc ends a C-GET
         at the first image for which there is no context."""
-        series = study.kinds_by_series()
+        asked = self.plan.series_asked
+        series = {uid: kinds for uid, kinds in study.kinds_by_series().items() if uid not in asked}
         while series:
             kinds: set[str] = set()
             together: list[str] = []
@@ -263,10 +283,13 @@ class _Run:
             some = todo[at : at + asking.CLASSES_PER_ASSOCIATION]
             with self._line([asking.STUDY_ROOT_GET], some) as line:
                 for uid in series:
-                    if study.waits_for(uid):
+                    if study.waits_for(uid) and not self._turn_is_over():
                         line.get({_LEVEL: "SERIES", _STUDY: study.uid, _SERIES: uid}, study.take)
+                        if not unnamed:
+                            self.plan.series_asked.append(uid)
             if not any(map(study.waits_for, series)):
                 return
+            self._give_way(True)
 
     def _get_one_by_one(self, study: "_Study") -> None:
         """What did not come with its series: one image that a PACS cannot send must not cost the others behind it."""
@@ -314,6 +337,8 @@ class _Run:
         self._ready, self._refused = [], 0
         if not files and not refused_now and not values:
             return
+
+        self.plan.seconds_used = self._used_before + time.monotonic() - self._begun
 
         def progress(db: Session, filed: list[Filed]) -> None:
             row = self._current(db, "fetching")

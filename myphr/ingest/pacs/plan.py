@@ -60,13 +60,15 @@ def checked_patient(number: str, issuer: str, birth_date: str) -> Patient:
 @dataclasses.dataclass
 class Plan:
     """What the worker knows of a fetch; sealed to it, gone at the end. `todo`: study UIDs, with how many images are
-    expected in each (0: not known). `ends_at` is set when fetching begins."""
+    expected in each (0: not known). `series_asked`: those of the study under way that a PACS has sent as far as it
+    could. `seconds_used`: of the time that a fetch may take, waiting for its turn not counted."""
 
     pacs: str
     pacs_name: str = dataclasses.field(repr=False)
     patient: Patient
     todo: dict[str, int] = dataclasses.field(default_factory=dict, repr=False)
-    ends_at: float | None = None
+    series_asked: list[str] = dataclasses.field(default_factory=list, repr=False)
+    seconds_used: float = 0.0
 
 
 def seal(worker_public_key: bytes, fetch_id: str, plan: Plan) -> bytes:

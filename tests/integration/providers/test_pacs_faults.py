@@ -386,6 +386,44 @@ def test_a_worker_killed_in_the_middle_is_followed_by_one_that_goes_on(
     assert len(items_of(portal)) == 80 and repeats_of(portal, patient) == 0
 
 
+def test_a_long_fetch_gives_way_to_others_between_two_series(
+    portal: Portal, patient: SignedIn, operator: SignedIn, orthanc: Orthanc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = study_of("5011", 9)
+    series = [generate_uid() for _ in range(3)]
+    images = [as_other_image(one, SeriesInstanceUID=series[at % 3]) for at, one in enumerate(images)]
+    uids = [orthanc.put(images), orthanc.put(study_of("5011", 2))]
+    link_id = linked(portal, patient, operator, orthanc.port, "5011", "19780412")
+    there = looked(portal, patient, link_id)
+    fetches.choose(portal, patient.login, there.id, uids)
+    came, jobs = [], []
+    monkeypatch.setattr(Requestor, "get", one_a_turn(Requestor.get))
+    for _ in range(20):
+        portal.queue.rq.empty()
+        monkeypatch.setattr(fetching, "TURN_SECONDS", 60.0)
+        fetching.run(portal, there.id, again=fetching.FETCH if len(came) % 2 else fetching.FETCH_AGAIN)
+        done = fetches.view(portal, patient.login, there.id)
+        came.append(done.items_count)
+        if done.state != "fetching":
+            break
+        jobs += [job.func_name for job in portal.queue.rq.jobs if "pacs" in job.func_name]
+    assert (done.state, done.items_count, done.known_count, done.missing_count) == ("done", 11, 0, 0), done.reason
+    assert jobs == [fetching.FETCH_AGAIN, fetching.FETCH, fetching.FETCH_AGAIN]
+    assert len(came) == 4 and came == sorted(set(came))
+    assert repeats_of(portal, patient) == 0
+
+
+def one_a_turn(get: Any) -> Any:
+    """A series takes all of a turn."""
+
+    def slow(self: Requestor, *arguments: Any) -> int:
+        status = get(self, *arguments)
+        fetching.TURN_SECONDS = 0.0
+        return status
+
+    return slow
+
+
 def test_what_a_worker_left_is_put_back_by_the_sweep(
     portal: Portal, patient: SignedIn, operator: SignedIn, orthanc: Orthanc
 ) -> None:
