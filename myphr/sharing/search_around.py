@@ -18,6 +18,7 @@ from myphr.audit.trail import Actor, record
 from myphr.errors import EnvelopeError, PortalError
 from myphr.ingest import drop_offs
 from myphr.ingest.fhir import fetches
+from myphr.ingest.pacs import fetches as pacs_fetches
 from myphr.people import identities
 from myphr.records import entries, readings
 from myphr.records.models import Item, ItemReading
@@ -53,13 +54,14 @@ class Around:
     # -- who sent it ------------------------------------------------------------------------------------
     def senders(self, items: Iterable[Item]) -> Mapping[str, str]:
         """By item, the practice or hospital that it came from."""
-        by_source: dict[str, dict[str, str]] = {"drop-off": {}, "fhir": {}}
+        by_source: dict[str, dict[str, str]] = {"drop-off": {}, "fhir": {}, "pacs": {}}
         for item in items:
             if item.source in by_source and item.source_id:
                 by_source[item.source][item.id] = item.source_id
         names: dict[str, str] = {}
         with self._parts.database.read() as db:
-            for source, named in (("drop-off", drop_offs.names), ("fhir", fetches.names)):
+            known = (("drop-off", drop_offs.names), ("fhir", fetches.names), ("pacs", pacs_fetches.names))
+            for source, named in known:
                 if by_source[source]:
                     with contextlib.suppress(EnvelopeError):  # a name that was changed must not hide the files
                         names |= named(db, self._login, by_source[source].values())

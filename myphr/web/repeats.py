@@ -7,6 +7,7 @@ import datetime as dt
 
 from myphr.errors import EnvelopeError, NotFound
 from myphr.ingest import drop_offs
+from myphr.ingest.pacs import fetches
 from myphr.records import duplicates
 from myphr.records import items as records
 from myphr.records.duplicates import RepeatView
@@ -39,9 +40,11 @@ def of(item: Item) -> AgainWords:
     """Of one of the signed-in owner's items."""
     login = this_login()
     again = duplicates.again(portal().database, login.ring(), item)
-    practices = [one.source_id for one in again.repeats if one.source == "drop-off" and one.source_id]
+    practices = {source: [one.source_id for one in again.repeats if one.source == source and one.source_id]
+                 for source in ("drop-off", "pacs")}  # fmt: skip
     with portal().database.read() as db:
-        names = drop_offs.names(db, login, practices) if practices else {}
+        names = drop_offs.names(db, login, practices["drop-off"])
+        names |= fetches.names(db, login, practices["pacs"]) if practices["pacs"] else {}
     return AgainWords(
         [_words(one, names) for one in again.repeats], again.repeats_count - len(again.repeats), again.versions
     )
@@ -49,7 +52,7 @@ def of(item: Item) -> AgainWords:
 
 def _words(one: RepeatView, practices: dict[str, str]) -> RepeatWords:
     name = one.path or one.name
-    if one.source == "drop-off":
+    if one.source in ("drop-off", "pacs"):
         return RepeatWords(one.last_at, one.times, f"from {practices.get(one.source_id or '', 'a practice')}", name)
     if one.source == "archive" and one.source_id:
         login = this_login()

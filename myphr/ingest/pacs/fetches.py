@@ -7,7 +7,7 @@ choose what the list says, and the list is what the PACS said of her number. Cal
 import dataclasses
 import datetime as dt
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -166,6 +166,18 @@ def list_mine(parts: IngestParts, login: Login) -> Sequence[FetchView]:
             .limit(SHOWN_MAX)
         ).all()
         return [_view(db, row, ()) for row in rows]
+
+
+def names(db: Session, login: Login, fetch_ids: Iterable[str]) -> dict[str, str]:
+    """The practices of these fetches, for the search and for what came again."""
+    return dict(
+        db.exec(
+            select(PacsFetch.id, Pacs.name)
+            .join(PacsLink, col(PacsLink.id) == col(PacsFetch.link_id))
+            .join(Pacs, col(Pacs.id) == col(PacsLink.pacs_id))
+            .where(PacsFetch.account_id == login.account.id, col(PacsFetch.id).in_(set(fetch_ids)))
+        ).all()
+    )
 
 
 def sweep(parts: IngestParts) -> int:

@@ -8,11 +8,16 @@ from pydicom import dcmread
 
 from myphr import cli
 from myphr.database import now
+from myphr.ingest.pacs import fetches
 from myphr.portal import Portal
 from myphr.records.items import dek_of, details_of, open_item
+from myphr.sharing.search_around import Around
+from myphr.web.application import create_app
 from tests.cast import SignedIn
 from tests.integration.providers.conftest import items_of, partial
 from tests.pacs import NILS, VERA, Dcmqrscp, Orthanc, fetched, linked, looked, study_of
+from tests.web.conftest import sign_in
+from tests.web.page_client import PageClient, text_of
 
 Archive = Orthanc | Dcmqrscp
 
@@ -73,6 +78,14 @@ def test_fetched_again_nothing_is_stored_twice(
     again = fetched(portal, patient, link_id)
     assert (again.state, again.items_count, again.known_count) == ("done", 3, 5)
     assert len(items_of(portal)) == len(list(portal.store.keys())) == 8
+    with portal.database.read() as db:
+        assert fetches.names(db, patient.login, [again.id]) == {again.id: "Knee Clinic"}
+        assert fetches.names(db, operator.login, [again.id]) == {}
+    senders = Around(portal, patient.login).senders(items_of(portal))
+    assert set(senders.values()) == {"Knee Clinic"} and len(senders) == 8
+    client = sign_in(PageClient(create_app(portal)), patient.person)
+    came_again = next(item.id for item in items_of(portal) if item.source_id != again.id)
+    assert "Came again on" in (page := text_of(client.get(f"/item/{came_again}"))) and "from Knee Clinic" in page
 
 
 def test_the_command_line_adds_asks_lists_and_removes(
