@@ -72,7 +72,7 @@ def ask(parts: RecordParts, login: Login, pacs_id: str) -> str:
     )
     row.sealed_for_owner = _seal(login.ring().public_key, row.id, {"code": code})
     with parts.database.write() as db:
-        pacs = db.get(Pacs, pacs_id)
+        pacs = db.get(Pacs, pacs_id, with_for_update=True)  # one at a time: who presses twice gets one code
         if pacs is None or pacs.closed_at is not None:
             raise NotFound("PACS")
         mine = select(PacsLink).where(PacsLink.account_id == row.account_id, col(PacsLink.state).in_(HELD))
@@ -137,6 +137,9 @@ def confirm(
         row = _asked(db, code)
         if row.account_id == operator.account.id:
             raise FormRefused(reason="your own code has to be confirmed by another operator")
+        pacs = db.get(Pacs, row.pacs_id, with_for_update=True)  # one at a time: two for one number
+        if pacs is None or pacs.closed_at is not None:
+            raise FormRefused(reason="this archive is not on the list any more")
         key = _patient_key(parts.keys.index_key, row.pacs_id, patient)
         if db.exec(select(PacsLink.id).where(PacsLink.patient_key == key)).first() is not None:
             raise FormRefused(reason="this number is linked to another account already. Find out which is right")

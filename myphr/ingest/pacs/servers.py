@@ -85,7 +85,7 @@ def add(parts: RecordParts, actor: Actor, entry: Entry) -> Pacs:
 def close(parts: RecordParts, actor: Actor, pacs_id: str) -> None:
     """Off the list, with all links to it; what is being fetched stops at its next step. Raises NotFound."""
     with parts.database.write() as db:
-        pacs = db.get(Pacs, pacs_id)
+        pacs = db.get(Pacs, pacs_id, with_for_update=True)  # nobody is connected with it meanwhile
         if pacs is None or pacs.closed_at is not None:
             raise NotFound("PACS")
         pacs.closed_at = now()
