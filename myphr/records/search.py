@@ -88,10 +88,12 @@ class RecordSearch:
             return Answer(index.find(question, most), unread)
 
     def timeline(
-        self, ring: KeyRing, account_id: str, *, year: int | None = None, dated: bool = True, start: int = 0, most: int
-    ) -> Timeline:
-        """From the end of this year back, or what has no known day."""
-        with self._up_to_date(ring, account_id) as (index, unread):
+        self, ring: KeyRing, account_id: str, *, year: int | None = None, dated: bool = True, start: int = 0, most: int,
+        around: Around | None = None,
+    ) -> Timeline:  # fmt: skip
+        """From the end of this year back, or what has no known day. Of one's own alone; `around` because what is read
+        now is kept, and is to be found by who sent it."""
+        with self._up_to_date(ring, account_id, around) as (index, unread):
             if dated:
                 shown, total = index.by_day(before_year=year, start=start, most=most)
             else:

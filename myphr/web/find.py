@@ -229,7 +229,8 @@ def _timeline() -> Response:
     login = this_login()
     undated, year, start = "undated" in request.args, whole_number("year", most=9999), whole_number("from", 0) or 0
     view = portal().search.timeline(
-        login.ring(), login.account.id, year=year, dated=not undated, start=start, most=TIMELINE_SHOWN
+        login.ring(), login.account.id, year=year, dated=not undated, start=start, most=TIMELINE_SHOWN,
+        around=Around(portal(), login),
     )
     where: dict[str, Any] = {"undated": 1} if undated else {"year": year} if year is not None else {}
 

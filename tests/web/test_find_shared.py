@@ -69,3 +69,13 @@ def test_a_stranger_finds_nothing(tomas: PageClient, app) -> None:
 def test_the_timeline_shows_one_s_own_alone(tomas: PageClient) -> None:
     text = tomas.get("/record/timeline?undated=1").text
     assert "My own" in text and "Letter about" not in text
+
+
+def test_the_timeline_page_reads_names_of_senders_too(tomas: PageClient, portal: Portal, monkeypatch) -> None:
+    given = []
+    timeline = portal.search.timeline
+    monkeypatch.setattr(
+        portal.search, "timeline", lambda *values, **named: given.append(named["around"]) or timeline(*values, **named)
+    )
+    assert tomas.get("/record/timeline").status_code == 200
+    assert given[0].is_any()

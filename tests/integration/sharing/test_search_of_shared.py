@@ -252,3 +252,16 @@ def test_the_hospital_s_name_finds_what_came_from_it(clinic: Clinic) -> None:
                          sealed_for_owner=sealed))  # fmt: skip
     put_in(portal, who.account.id, b"{}", "answer.json", source="fhir", source_id=fetch_id)
     assert [hit.entry.title for hit in find(clinic, who, "harbour general").hits] == ["answer.json"]
+
+
+def test_read_first_by_the_timeline_it_is_found_by_who_sent_it_all_the_same(clinic: Clinic) -> None:
+    portal, who = clinic.portal, clinic.patient
+    made = drop_off_links.invite(portal, who.login, "Radiology at the Harbour", "", "", 3600, 10).created
+    for number in range(search.WORTH_KEEPING):
+        content = b"sent %d" % number
+        put_in(portal, who.account.id, content, f"{number}.txt", source="drop-off", source_id=made.drop_off_id)
+    around = Around(portal, who.login)
+    portal.search.timeline(who.login.ring(), who.account.id, dated=False, most=50, around=around)
+    for thread in list(portal.search._reading.values()):
+        thread.join(60)
+    assert find(clinic, who, "radiology").total == search.WORTH_KEEPING
