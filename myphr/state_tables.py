@@ -7,10 +7,11 @@ the code that takes the step does it. Knows no lifecycle itself: `ingest.states`
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, update
+from sqlalchemy import ColumnElement, Update, bindparam, update
 from sqlmodel import Session
 
 from myphr.database import now
@@ -65,22 +66,37 @@ class StateTable:
 
         Raises StateConflict when the table forbids it, when another worker moved the row since it was read, or when
         one of `only_if` does not hold. The row object carries the new state and values afterwards."""
-        state = row.state
-        following = self.next(state, event)
-        changes = {"state": following, "changed_at": now(), **values}
-        columns = self.model.__table__.columns  # type: ignore[attr-defined]
-        changes = {key: value for key, value in changes.items() if key in columns}
-        done = db.connection().execute(
-            update(self.model).where(columns["id"] == row.id, columns["state"] == state, *only_if).values(**changes)
-        )
-        if done.rowcount != 1:
-            raise StateConflict(f"{self.name} {row.id}: {event} came too late in {state}")
+        changes = self.step(db, row.id, row.state, event, only_if=only_if, **values)
         if row in db:
             db.refresh(row)
         else:
             for key, value in changes.items():
                 setattr(row, key, value)
         return row
+
+    def step(
+        self, db: Session, row_id: str, state: str, event: str, *, only_if: Sequence[ColumnElement[bool]] = (),
+        **values: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        """`move` for who has read the row's state and no object of it. Returns what was set; raises as `move`."""
+        columns = self.model.__table__.columns  # type: ignore[attr-defined]
+        changes = {"state": self.next(state, event), "changed_at": now(), **values}
+        changes = {key: value for key, value in changes.items() if key in columns}
+        statement = _one_move(self.model, tuple(changes)).where(*only_if)
+        done = db.connection().execute(statement, {"seen_id": row_id, "seen_state": state} | changes)
+        if done.rowcount != 1:
+            raise StateConflict(f"{self.name} {row_id}: {event} came too late in {state}")
+        return changes
+
+
+@functools.lru_cache(maxsize=256)  # building it takes longer than SQLite takes to do it
+def _one_move(model: type, changed: tuple[str, ...]) -> Update:
+    columns = model.__table__.columns  # type: ignore[attr-defined]
+    return (
+        update(model)
+        .where(columns["id"] == bindparam("seen_id"), columns["state"] == bindparam("seen_state"))
+        .values({name: bindparam(name) for name in changed})
+    )
 
 
 def as_markdown(tables: Sequence[StateTable]) -> str:

@@ -9,9 +9,9 @@ import datetime as dt
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import insert, text
@@ -32,7 +32,7 @@ RUN_GAP = dt.timedelta(minutes=10)  # a slow line sends a big file in less
 _WAITING = "myphr.audit.waiting"
 _NEWEST = select(AuditEvent.number, AuditEvent.hash).order_by(col(AuditEvent.number).desc()).limit(1)
 _ADD = insert(AuditEvent.__table__)  # type: ignore[attr-defined]
-_COLUMNS = AuditEvent.__table__.columns.keys()  # type: ignore[attr-defined]
+_HASHED = ("number", "event", "account_id", "actor_kind", "actor_id", "details", "previous_hash")  # and when
 _POSTGRESQL_LOCK = 0x6D79706872_61  # "myphra": one writer of the chain at a time, in all processes
 
 
@@ -81,8 +81,12 @@ def canonical(details: object) -> str:
 
 def row_hash(row: AuditEvent) -> str:
     """Hex SHA-256 over the canonical row, which includes the hash of the row before."""
-    at = row.at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    fields = [row.number, at, row.event, row.account_id, row.actor_kind, row.actor_id, row.details, row.previous_hash]
+    return _hash_of({name: getattr(row, name) for name in _HASHED} | {"at": row.at})
+
+
+def _hash_of(row: Mapping[str, Any]) -> str:
+    at = row["at"].astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    fields = [row["number"], at, *(row[name] for name in _HASHED[1:])]
     return hashlib.sha256(b"myphr/audit/1\n" + canonical(fields).encode()).hexdigest()
 
 
@@ -96,13 +100,12 @@ def _write_waiting(db: Session) -> None:
         db.connection().execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _POSTGRESQL_LOCK})
     head, rows = _head(db), []
     for at, event, account_id, actor, details in waiting:
-        row = AuditEvent(
-            number=head.number + 1, at=at, event=event, account_id=account_id, actor_kind=actor.kind,
-            actor_id=actor.id, details=details, previous_hash=head.hash, hash="",
-        )
-        row.hash = row_hash(row)
-        rows.append({name: getattr(row, name) for name in _COLUMNS})
-        head = Head(row.number, row.hash)
+        row = {
+            "number": head.number + 1, "at": at, "event": event, "account_id": account_id, "actor_kind": actor.kind,
+            "actor_id": actor.id, "details": details, "previous_hash": head.hash,
+        }  # fmt: skip
+        head = Head(head.number + 1, _hash_of(row))
+        rows.append(row | {"hash": head.hash})
     db.connection().execute(_ADD, rows)
 
 

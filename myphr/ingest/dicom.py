@@ -317,7 +317,9 @@ def _value(raw: bytes, kind: str, encodings: list[str], order: str) -> str | int
 
 def clean(text: str) -> str:
     """Without control and direction-changing characters, spaces collapsed, at most 256 characters: fit to be shown."""
-    kept = "".join(c if c.isprintable() else " " for c in text[: TEXT_CHARACTERS_MAX * 2])
+    kept = text[: TEXT_CHARACTERS_MAX * 2]
+    if not kept.isprintable():
+        kept = "".join(c if c.isprintable() else " " for c in kept)
     return " ".join(kept.split())[:TEXT_CHARACTERS_MAX]
 
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, bindparam
 from sqlmodel import Session, col, func, select
 
 from myphr.audit import trail
@@ -277,9 +277,13 @@ def count(parts: RecordParts, drop_off_id: str, db: Session, filed: Filed, size:
     check_room(db, parts.settings, filed.item.account_id, 0)
 
 
+_TABLE = DropOff.__table__  # type: ignore[attr-defined]
+_COUNTED = _TABLE.select().where(_TABLE.c.id == bindparam("drop_off")).with_for_update()  # asked with every image
+
+
 def _count(db: Session, drop_off_id: str, filed: Filed, size: int) -> None:
     """Raises DropOffClosed, DropOffFull."""
-    row = db.get(DropOff, drop_off_id, with_for_update=True)
+    row = db.connection().execute(_COUNTED, {"drop_off": drop_off_id}).first()
     if row is None or row.state not in LIVE or row.expires_at <= now():
         raise DropOffClosed()
     if row.state == "full":
@@ -289,10 +293,9 @@ def _count(db: Session, drop_off_id: str, filed: Filed, size: int) -> None:
     if row.bytes_count + size > row.bytes_max:
         raise DropOffFull()
     last = row.files_count + 1 >= row.files_max
-    db.expunge(row)  # `move` would read it again
-    DROP_OFF.move(
-        db, row, "fill" if last else "take", files_count=row.files_count + 1, bytes_count=row.bytes_count + size,
-        last_file_at=now(),
+    DROP_OFF.step(
+        db, row.id, row.state, "fill" if last else "take", files_count=row.files_count + 1,
+        bytes_count=row.bytes_count + size, last_file_at=now(),
     )  # fmt: skip
     sender = Actor("provider", row.id)
     trail.record(
@@ -300,7 +303,7 @@ def _count(db: Session, drop_off_id: str, filed: Filed, size: int) -> None:
         bytes=size,
     )  # fmt: skip
     if last:
-        _note(db, row, "drop-off-full", sender)
+        trail.record(db, "drop-off-full", account_id=row.account_id, actor=sender, drop_off=row.id)
 
 
 class Delivery:

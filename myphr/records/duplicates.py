@@ -63,21 +63,21 @@ def identifier_key(index_key: bytes, account_id: str, kind: str, value: str) -> 
     return hmac.digest(index_key, b"|".join((b"identifier", kind.encode(), account_id.encode(), text)), "sha256").hex()
 
 
-def identifier(index_key: bytes, item: Item, kind: str, value: str) -> ItemIdentifier:
-    """The row for one identifier of an item that is just being filed."""
+def identifier(index_key: bytes, item: Item, kind: str, value: str) -> dict[str, str]:
+    """The columns of `ItemIdentifier` for one identifier of an item that is just being filed."""
     key = identifier_key(index_key, item.account_id, kind, value)
-    return ItemIdentifier(item_id=item.id, account_id=item.account_id, kind=kind, key=key)
+    return {"item_id": item.id, "account_id": item.account_id, "kind": kind, "key": key}
 
 
 def note_identifiers(db: Session, item: Item, index_key: bytes, kind: str, values: Iterable[str]) -> None:
     """Keep what the item calls itself, or the entries in it. Noting the same again changes nothing."""
-    rows = {row.key: row for row in (identifier(index_key, item, kind, value) for value in values)}
+    rows = {row["key"]: row for row in (identifier(index_key, item, kind, value) for value in values)}
     if not rows:
         return
     known = set(
         db.exec(select(ItemIdentifier.key).where(ItemIdentifier.item_id == item.id, ItemIdentifier.kind == kind))
     )
-    db.add_all([rows[key] for key in sorted(set(rows) - known)])
+    db.add_all([ItemIdentifier(**rows[key]) for key in sorted(set(rows) - known)])
 
 
 def holders(db: Session, account_id: str, kind: str, keys: Collection[str]) -> dict[str, list[str]]:

@@ -7,10 +7,10 @@ Plaintext exists in one buffer of this process and never on disk. Called by inge
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import bindparam, func, insert
+from sqlalchemy import Insert, Select, bindparam, func, insert, update
 from sqlmodel import Session, col, select
 
 from myphr.crypto import container, envelope
@@ -90,23 +90,41 @@ def shown_name(text: str, most: int = NAME_CHARACTERS_MAX) -> str:
     return kept if len(kept) <= most else kept[: most - 17] + "…" + kept[-16:]
 
 
-# Made once: building and compiling a statement takes longer than SQLite takes to answer it.
+# Made once, of columns and not of objects: building a statement takes longer than SQLite takes to answer it, and so
+# does making an object of a row.
 _HELD_BYTES = select(func.coalesce(func.sum(Item.plain_bytes), 0)).where(
     Item.account_id == bindparam("account"), Item.sealed_dek != b""
 )
 _COMING_BYTES = select(func.coalesce(func.sum(Upload.total_bytes), 0)).where(
     Upload.account_id == bindparam("account"), col(Upload.state).in_(("receiving", "writing", "finishing"))
 )
+_BYTES = select(_HELD_BYTES.scalar_subquery() + _COMING_BYTES.scalar_subquery())
 _ACCOUNT = select(Account.closed_at).where(Account.id == bindparam("account")).with_for_update()
+_ITEMS = (
+    select(Item.id, Item.content_key)
+    .where(
+        Item.account_id == bindparam("account"), col(Item.content_key).in_(bindparam("keys", expanding=True)),
+        col(Item.deleted_at).is_(None),
+    )
+    .order_by(col(Item.created_at), Item.id)
+)  # fmt: skip
+_STUDIES = select(Study.id, Study.group_key).where(
+    Study.account_id == bindparam("account"), col(Study.group_key).in_(bindparam("keys", expanding=True))
+)
+_STUDY_GREW = (
+    update(Study)
+    .where(col(Study.id) == bindparam("study"))
+    .values(
+        items_count=Study.items_count + bindparam("items"), bytes_total=Study.bytes_total + bindparam("bytes"),
+        changed_at=bindparam("at"), deleted_at=None,
+    )
+)  # fmt: skip
 
 
 def check_room(db: Session, settings: Settings, account_id: str, more_bytes: int) -> None:
     """Raises RecordFull if the record with its unfinished uploads and `more_bytes` passes its limit."""
     db.flush()
-    connection, account = db.connection(), {"account": account_id}
-    held = connection.execute(_HELD_BYTES, account).scalar_one()
-    coming = connection.execute(_COMING_BYTES, account).scalar_one()
-    if held + coming + more_bytes > settings.record_bytes_max:
+    if db.connection().execute(_BYTES, {"account": account_id}).scalar_one() + more_bytes > settings.record_bytes_max:
         raise RecordFull()
 
 
@@ -125,17 +143,7 @@ def file_sealed(
     Safe to run again after a crash between the store and here: whoever lost the race for the same item id or the
     same content gets the row that won. Raises NotFound for a closed account."""
     ready = [_Ready(parts, file, owner_public_key) for file in files]
-    with parts.database.read() as db:
-        items, studies = _items_held(db, ready), _studies_held(db, ready)
-        here, known = set(items), set(studies)  # the rows themselves end with this look at them
-    for one in ready:  # cipher work ahead of the write lock; which of them it is may have changed until then
-        if one.content in here:
-            one.prepare("arrival")
-        else:
-            one.prepare("item", "reading")
-            if one.group and one.group not in known:
-                one.prepare("study")
-                known.add(one.group)
+    _prepare(parts, ready)
     with parts.database.write() as db:
         for account_id in {file.account_id for file in files}:
             # One filing at a time per record: PostgreSQL would otherwise let two identical files or studies in.
@@ -165,6 +173,23 @@ def held(parts: RecordParts, files: Sequence[SealedFile]) -> set[str]:
     with parts.database.read() as db:
         found = _items_held(db, ready)
         return {one.file.item_id for one in ready if one.content in found}
+
+
+def _prepare(parts: RecordParts, ready: Sequence["_Ready"]) -> None:
+    """Does the cipher work ahead of the write lock; what is found here may have changed by then."""
+    if len(ready) == 1:  # looking would cost more than sealing in vain, which a file that is known does
+        ready[0].prepare("item", "reading")
+        return
+    with parts.database.read() as db:
+        items, studies = _items_held(db, ready), set(_studies_held(db, ready))
+    for one in ready:
+        if one.content in items:
+            one.prepare("arrival")
+        else:
+            one.prepare("item", "reading")
+            if one.group and one.group not in studies:
+                one.prepare("study")
+                studies.add(one.group)
 
 
 class _Ready:
@@ -243,7 +268,7 @@ class _Ready:
             return None
         return readings.order(self._worker_public_key, file.account_id, file.item_id, file.dek)
 
-    def identifiers(self) -> list[ItemIdentifier]:
+    def identifiers(self) -> list[dict[str, str]]:
         uid = self.headers.get("instance_uid")
         if not uid:
             return []
@@ -253,38 +278,39 @@ class _Ready:
 _Key = tuple[str, str]  # account id, keyed hash
 
 
-def _items_held(db: Session, ready: Sequence[_Ready]) -> dict[_Key, Item]:
-    """Items with the content of one of these files, the oldest of each."""
-    found: dict[_Key, Item] = {}
-    for account_id in {one.file.account_id for one in ready}:
-        keys = sorted({one.content[1] for one in ready if one.content[0] == account_id})
-        for at in range(0, len(keys), _QUERY_ROWS):
-            query = select(Item).where(
-                Item.account_id == account_id, col(Item.content_key).in_(keys[at : at + _QUERY_ROWS]),
-                col(Item.deleted_at).is_(None),
-            )  # fmt: skip
-            for item in db.exec(query.order_by(col(Item.created_at), Item.id)):
-                found.setdefault((account_id, item.content_key), item)
-    return found
+def _items_held(db: Session, ready: Sequence[_Ready]) -> dict[_Key, str]:
+    """Ids of items with the content of one of these files, the oldest of each."""
+    return _ids(db, _ITEMS, {one.content for one in ready})
 
 
-def _studies_held(db: Session, ready: Sequence[_Ready]) -> dict[_Key, Study]:
-    found: dict[_Key, Study] = {}
-    for account_id in {one.file.account_id for one in ready}:
-        keys = sorted({one.group[1] for one in ready if one.group and one.group[0] == account_id})
+def _studies_held(db: Session, ready: Sequence[_Ready]) -> dict[_Key, str]:
+    """Ids of the studies that these files belong to."""
+    return _ids(db, _STUDIES, {one.group for one in ready if one.group})
+
+
+def _ids(db: Session, query: Select, wanted: set[_Key]) -> dict[_Key, str]:
+    found: dict[_Key, str] = {}
+    for account_id in {account_id for account_id, _ in wanted}:
+        keys = sorted(key for owner, key in wanted if owner == account_id)
         for at in range(0, len(keys), _QUERY_ROWS):
-            some = keys[at : at + _QUERY_ROWS]
-            query = select(Study).where(Study.account_id == account_id, col(Study.group_key).in_(some))
-            found |= {(account_id, study.group_key): study for study in db.exec(query)}
+            values = {"account": account_id, "keys": keys[at : at + _QUERY_ROWS]}
+            for row_id, key in db.connection().execute(query, values):
+                found.setdefault((account_id, key), row_id)
     return found
 
 
 def _file_all(db: Session, ready: Sequence[_Ready]) -> list[Filed]:
     """All of them with few statements: one by one, the database took half the time of an import."""
-    items, studies = _items_held(db, ready), _studies_held(db, ready)
+    held, studies = _items_held(db, ready), _studies_held(db, ready)
+    items: dict[_Key, Item] = {}
+    for at in range(0, len(held), _QUERY_ROWS):
+        query = select(Item).where(col(Item.id).in_(list(held.values())[at : at + _QUERY_ROWS]))
+        items |= {(item.account_id, item.content_key): item for item in db.exec(query)}
     filed: list[Filed] = []
     again: list[tuple[Item, duplicates.Arrival]] = []
     fresh: list[_Ready] = []
+    new_studies: list[Study] = []
+    grown: dict[str, list[int]] = {}
     for one in ready:
         same = items.get(one.content)
         if same is not None:
@@ -296,32 +322,40 @@ def _file_all(db: Session, ready: Sequence[_Ready]) -> list[Filed]:
             raise NotHeldAnyMore
         item = items[one.content] = one.item
         if one.group:
-            study = studies.get(one.group)
-            if study is None:
-                study = studies[one.group] = one.study
-            study.items_count += 1
-            study.bytes_total += item.plain_bytes
-            study.changed_at = now()
-            study.deleted_at = None
-            db.add(study)
-            item.study_id = study.id
+            if one.group not in studies:
+                new_studies.append(one.study)
+                studies[one.group] = one.study.id
+            item.study_id = studies[one.group]
+            grown.setdefault(item.study_id, []).append(item.plain_bytes)
         fresh.append(one)
         filed.append(Filed(item, duplicate=False))
-    db.flush()  # rows that others point at come first
-    _insert(db, Item, [one.item for one in fresh])
-    _insert(db, ItemReading, [row for one in fresh if (row := one.reading) is not None])
+    _insert(db, Study, [_columns(study) for study in new_studies])  # rows that others point at come first
+    _insert(db, Item, [_columns(one.item) for one in fresh])
+    _insert(db, ItemReading, [_columns(one.reading) for one in fresh if one.reading is not None])
     _insert(db, ItemIdentifier, [row for one in fresh for row in one.identifiers()])
-    duplicates.came_again(db, again)
-    db.flush()
+    for study_id, sizes in grown.items():
+        values = {"study": study_id, "items": len(sizes), "bytes": sum(sizes), "at": now()}
+        db.connection().execute(_STUDY_GREW, values)
+    if again:
+        duplicates.came_again(db, again)
+        db.flush()
     return filed
 
 
-def _insert(db: Session, model: Any, rows: Sequence[Any]) -> None:
+def _insert(db: Session, model: type, rows: Sequence[Mapping[str, Any]]) -> None:
     """Past the object mapper, which takes longer over a row than SQLite."""
     if rows:
-        names = [column.name for column in model.__table__.columns]
-        values = [{name: getattr(row, name) for name in names} for row in rows]
-        db.connection().execute(insert(model.__table__), values)
+        db.connection().execute(_into(model)[0], rows)
+
+
+def _columns(row: Any) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in _into(type(row))[1]}  # type: ignore[arg-type]
+
+
+@functools.cache
+def _into(model: type) -> tuple[Insert, list[str]]:
+    table = model.__table__  # type: ignore[attr-defined]
+    return insert(table), [column.name for column in table.columns]
 
 
 class ItemWriter:
