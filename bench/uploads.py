@@ -31,7 +31,7 @@ from flask import Flask
 from sqlmodel import Session, select
 
 from myphr.crypto import container, envelope
-from myphr.ingest import uploads
+from myphr.ingest import upload_stream, uploads
 from myphr.people.models import Account, StoredKeyRing
 from myphr.records.models import Item, Upload
 from myphr.records.store import Appender
@@ -312,7 +312,7 @@ def staged_app() -> Flask:
     """The upload routes with a clock around each stage: slower by nothing that shows, but never measured as `ours`."""
     stages = _Stages(os.environ.pop("STAGES_FILE"))
     stages.watch(SocketBody, "receive", "receive")
-    stages.watch(uploads._Stream, "_count", "SHA-256")
+    stages.watch(upload_stream.UploadStream, "_count", "SHA-256")
     stages.watch(container.ChunkSealer, "seal_chunks_into", "AES-256-GCM")
     stages.watch(Appender, "put", "write")
     stages.watch(os, "fdatasync", "fdatasync")

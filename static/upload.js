@@ -1,19 +1,21 @@
-/* Puts files into the record: drop or pick files, a folder, a zip or the image of a disc; four at a time over tus 1.0,
-   each resumable. What is kept for a resume stays in this tab only, under a hash, as file names tell too much: the
+/* Puts files into the record: drop or pick files, a folder, a zip or the image of a disc. Small files go many in one
+   request, which says of each what became of it; larger ones over tus 1.0, each resumable. What is kept for a resume stays in this tab only, under a hash, as file names tell too much: the
    address of an upload, and which files of a choice are stored already, until all are tried. */
 "use strict";
 (() => {
   const drop = document.getElementById("drop");
   if (!drop || !window.tus || !window.tus.isSupported) return;
 
-  const AT_ONCE = 4;
+  const AT_ONCE = 4; // requests
+  const SMALL_BYTES_MAX = 1024 * 1024, TOGETHER_BYTES_MAX = 4 * 1024 * 1024, TOGETHER_FILES_MAX = 100;
   const WITH_CREATION_BYTES_MAX = 4 * 1024 * 1024; // small files go in one request; larger ones must be able to resume
   const SHOWN_FAILED_MAX = 20;
   const RETRY_MS = [0, 500, 1000, 2000, 4000, 8000, 15000, 30000, 30000];
+  const TOGETHER_RETRY_MS = [0, 500, 2000];
   const LITTER = /^(\.DS_Store|Thumbs\.db|desktop\.ini|\._.*)$/i; // written by the computer, not by the hospital
 
   const part = (name) => document.getElementById(`upload-${name}`);
-  const jobs = []; // {file, path, sent, state: waiting | sending | done | failed, upload, why, retryable}
+  const jobs = []; // {file, path, sent, state: waiting | sending | done | failed, alone, upload, why, lost, again}
   const handed = document.getElementById("upload-done"); // on a practice's page: what was handed over, on screen only
   let spoken = 0, refreshed = 0, refreshing = false, stale = false, lock = null, drawing = 0;
 
@@ -71,8 +73,12 @@
     const answer = error && error.originalResponse;
     if (!answer && !await is_readable(file)) return "It could not be read. If it is on a disc, the disc may be damaged.";
     if (!answer) return navigator.onLine === false ? "You are offline. It goes on when you are back." : "The connection was lost.";
-    if (answer.getStatus() === 401 && !handed) return "You are signed out. Sign in again, then put this file in once more.";
-    const text = (answer.getBody() || "").trim();
+    return words_of(answer.getStatus(), answer.getBody());
+  }
+
+  function words_of(status, body) {
+    if (status === 401 && !handed) return "You are signed out. Sign in again, then put this file in once more.";
+    const text = (body || "").trim();
     return text && text.length < 200 && !text.startsWith("<") ? text : "The portal could not take this file.";
   }
 
@@ -98,10 +104,7 @@
       removeFingerprintOnSuccess: true,
       urlStorage: tab_storage,
       fingerprint: async () => job.print,
-      onShouldRetry(error) {
-        const status = error.originalResponse ? error.originalResponse.getStatus() : 0;
-        return status === 0 || status === 409 || status === 423 || status === 429 || (status >= 500 && status !== 507);
-      },
+      onShouldRetry: (error) => may_pass(error.originalResponse ? error.originalResponse.getStatus() : 0),
       onProgress(sent) { job.sent = sent; draw(); },
       onAfterResponse(_request, answer) { if (answer.getHeader("MyPHR-Duplicate") === "yes") job.again = true; },
       onSuccess() { finish(job); },
@@ -118,13 +121,91 @@
     });
   }
 
+  const may_pass = (status) => status === 0 || status === 409 || status === 423 || status === 429 || (status >= 500 && status !== 507);
+
+  /* The small ones among those that wait, as many as go in one request. */
+  function small_ones() {
+    const found = [];
+    let size = 0;
+    for (const job of jobs) {
+      if (job.state !== "waiting" || job.alone || job.file.size > SMALL_BYTES_MAX) continue;
+      if (found.length === TOGETHER_FILES_MAX || size + job.file.size > TOGETHER_BYTES_MAX) break;
+      found.push(job);
+      size += job.file.size;
+    }
+    return found;
+  }
+
+  async function send_together(group) {
+    for (const job of group) {
+      job.state = "sending";
+      job.why = "";
+    }
+    const prints = await Promise.all(group.map((job) => fingerprint(job.file, job.path)));
+    group.forEach((job, place) => { job.print = prints[place]; });
+    for (const job of group.filter((one) => stored.has(one.print))) done(job);
+    const left = group.filter((job) => job.state === "sending");
+    if (left.length) await ask_together(left);
+    next();
+  }
+
+  async function ask_together(group) {
+    const told = group.map(({ file, path }) => ({ name: file.name, path, size: file.size }));
+    const description = new TextEncoder().encode(JSON.stringify(told));
+    const length = new DataView(new ArrayBuffer(4));
+    length.setUint32(0, description.length);
+    const body = new Blob([length, description, ...group.map((job) => job.file)]);
+    for (const wait of TOGETHER_RETRY_MS) {
+      await new Promise((go_on) => setTimeout(go_on, wait));
+      const answer = await post_together(body, group, 4 + description.length);
+      if (answer.status === 200) { settle(group, JSON.parse(answer.text)); return; }
+      if (!may_pass(answer.status)) {
+        for (const job of group) Object.assign(job, { state: "failed", why: words_of(answer.status, answer.text) });
+        return;
+      }
+    }
+    // The line, or one of them that cannot be read: each by itself shows which, and can wait for the line to come back.
+    for (const job of group) Object.assign(job, { state: "waiting", alone: true, sent: 0 });
+  }
+
+  function post_together(body, group, ahead) {
+    return new Promise((give) => {
+      const request = new XMLHttpRequest(); // fetch tells nothing of how far it is
+      request.open("POST", `${drop.dataset.endpoint}/together`);
+      request.setRequestHeader("Content-Type", "application/vnd.myphr.files");
+      request.setRequestHeader("Tus-Resumable", "1.0.0");
+      request.upload.addEventListener("progress", (event) => {
+        let left = event.loaded - ahead;
+        for (const job of group) {
+          job.sent = Math.max(0, Math.min(job.file.size, left));
+          left -= job.file.size;
+        }
+        draw();
+      });
+      request.addEventListener("loadend", () => give({ status: request.status, text: request.responseText }));
+      request.send(body);
+    });
+  }
+
+  function settle(group, outcomes) {
+    group.forEach((job, place) => {
+      const outcome = outcomes[place];
+      job.again = outcome.again;
+      if (outcome.stored) done(job); else Object.assign(job, { state: "failed", why: outcome.why });
+    });
+  }
+
   function finish(job) {
+    done(job);
+    next();
+  }
+
+  function done(job) {
     job.state = "done";
     job.sent = job.file.size;
     job.upload = null;
     stored.add(job.print);
     name_handed(job.path);
-    next();
   }
 
   function name_handed(path) {
@@ -134,10 +215,15 @@
   }
 
   function next() {
-    let sending = jobs.filter((job) => job.state === "sending").length;
+    const group_of = (job) => job.together || job;
+    let sending = new Set(jobs.filter((job) => job.state === "sending").map(group_of)).size;
     for (const job of jobs) {
       if (sending >= AT_ONCE) break;
-      if (job.state === "waiting") { send(job); sending += 1; }
+      if (job.state !== "waiting") continue;
+      const group = job.alone || job.file.size > SMALL_BYTES_MAX ? [job] : small_ones();
+      for (const one of group) one.together = group;
+      if (group.length > 1) send_together(group); else send(job);
+      sending += 1;
     }
     if (sending === 0) stored.clear(); // over: a file that is deleted by now may be wanted again
     refresh_record(sending === 0);

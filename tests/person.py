@@ -9,7 +9,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 import requests
@@ -74,6 +74,16 @@ class Person:
         answer.raise_for_status()
         assert int(answer.headers["Upload-Offset"]) == len(content)
         return answer.headers["Location"]
+
+    def upload_together(self, files: Mapping[str, bytes]) -> list[dict]:
+        """Upload small files by path in one request, as a browser does. Returns what became of each."""
+        told = [{"name": path.rsplit("/")[-1], "path": path, "size": len(content)} for path, content in files.items()]
+        description = json.dumps(told).encode()
+        body = b"".join((len(description).to_bytes(4, "big"), description, *files.values()))
+        headers = {"Tus-Resumable": "1.0.0", "Content-Type": "application/vnd.myphr.files", "Origin": self.url}
+        answer = self.http.post(f"{self.url}/uploads/together", data=body, headers=headers, timeout=300)
+        answer.raise_for_status()
+        return answer.json()
 
     def studies(self) -> list[str]:
         """Addresses of the studies in the record."""

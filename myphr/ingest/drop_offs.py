@@ -12,7 +12,6 @@ import datetime as dt
 import hashlib
 import hmac
 import json
-import logging
 import secrets
 import shutil
 import threading
@@ -41,16 +40,14 @@ from myphr.errors import (
 from myphr.ingest import identify
 from myphr.ingest.models import DropOff
 from myphr.ingest.states import DROP_OFF
-from myphr.ingest.uploads import FREE_BYTES_MIN, abandon_of
+from myphr.ingest.upload_filing import FREE_BYTES_MIN
+from myphr.ingest.uploads import abandon_of
 from myphr.people.accounts import normal_name
 from myphr.people.login_sessions import Login
 from myphr.people.models import Account, StoredKeyRing
-from myphr.records.filing import Filed, SealedFile, ask_to_read, check_room, file_sealed
+from myphr.records.filing import Filed, SealedFile, ask_to_read, check_room, file_sealed, remove_unfiled
 from myphr.records.items import Facts, ItemWriter, RecordParts
-from myphr.records.models import Item
 from myphr.state_tables import StateConflict
-
-log = logging.getLogger(__name__)
 
 SOURCE = "drop-off"  # of an item
 ASK_SECONDS = 2.0
@@ -446,7 +443,7 @@ class FilingTogether:
         except PortalError as error:  # of one of them: whose it is shows when each is filed alone
             if len(group) == 1:
                 group[0].outcome = error
-                self._forget(group)
+                remove_unfiled(self._parts, [one.sealed for one in group])
                 return
             for one in group:
                 self._file_group([one])
@@ -454,22 +451,10 @@ class FilingTogether:
             for one in group:
                 one.outcome = error
             if not getattr(error, "connection_invalidated", False):  # cut off in a commit, it may yet be carried out
-                self._forget(group)
+                remove_unfiled(self._parts, [one.sealed for one in group])
         else:
             for one, outcome in zip(group, filed, strict=True):
                 one.outcome = outcome
-
-    def _forget(self, group: list[_Waiting]) -> None:
-        """Removes the containers that are in no record: a sender who tries a study again and again while the database
-        fails would fill the store with them. What cannot be looked up now is left to the sweep."""
-        try:
-            keys = [one.sealed.object_key for one in group]
-            with self._parts.database.read() as db:
-                held = set(db.exec(select(Item.object_key).where(col(Item.object_key).in_(keys))))
-            for key in set(keys) - held:
-                self._parts.store.delete(key)
-        except Exception as error:  # the class only: a message may quote what was sent
-            log.warning("containers in no record are left to the sweep: %s", type(error).__name__)
 
     def _file(self, group: list[_Waiting]) -> list[Filed]:
         def count_all(db: Session, filed: list[Filed]) -> None:

@@ -3,11 +3,11 @@
 The key of an upload is wrapped under a token that only the client's URL carries, so a stopped upload opens for nobody
 else. No chunk number of one key is ever sealed twice: before the first chunk of a PATCH the row is durably marked
 `writing`; whoever finds that mark and no living writer cannot know what was sealed, and goes on under a fresh salt
-(docs/decisions/0131-resumed-uploads.md). Called by `web/uploads.py`.
+(docs/decisions/0131-resumed-uploads.md). Files that come whole in one request are `whole_files`'. Called by
+`web/uploads.py`.
 """
 
 import collections
-import concurrent.futures
 import contextlib
 import copy
 import dataclasses
@@ -19,19 +19,15 @@ import hashlib
 import hmac
 import json
 import os
-import queue
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sqlmodel import Session, col, select
 
-from myphr.audit import trail
-from myphr.audit.trail import Actor
 from myphr.crypto import container, envelope
 from myphr.database import new_id, now
 from myphr.errors import (
@@ -41,33 +37,22 @@ from myphr.errors import (
     DropOffFull,
     EnvelopeError,
     NotFound,
-    PortalError,
-    StoreFull,
     UploadConflict,
     UploadRefused,
     UploadTooLarge,
 )
 from myphr.ingest import archives, identify
-from myphr.people.models import Account, StoredKeyRing
-from myphr.records.filing import Filed, SealedFile, check_room, file_sealed, object_key_of
-from myphr.records.items import HEAD_BYTES, ItemWriter
+from myphr.ingest.upload_filing import Sender, UploadFiling, Wish
+from myphr.ingest.upload_stream import BLOCK_BYTES, Body, HeldPiece, UploadStream
+from myphr.people.models import Account
+from myphr.records.filing import Filed, SealedFile, object_key_of
+from myphr.records.items import HEAD_BYTES
 from myphr.records.models import Upload
 from myphr.records.opening import ItemPlace, id_bytes, open_item
-from myphr.records.store import Appender, full_disk_is_store_full, sync_folder, write_all
+from myphr.records.store import full_disk_is_store_full, sync_folder, write_all
 
-# Received, hashed, sealed and written at once. Measured per GB: 256 KiB costs 3.8 CPU s, 512 KiB 2.5, 1 MiB 2.2 and
-# 2 MiB 2.1, as the two threads hand over less often; four of them are the memory of an upload.
-BLOCK_BYTES = 16 * container.CHUNK_BYTES
-SEALED_BLOCK_BYTES = BLOCK_BYTES + container.TAG_BYTES * container.chunks_of(BLOCK_BYTES)
-BLOCKS_IN_FLIGHT = 3
-CHECKPOINT_BYTES = 32 * 1024**2  # about so much is sent again after a kill -9 ...
-CHECKPOINT_SECONDS = 5.0  # ... or this many seconds' worth
-# Files up to here that come with their creation need no row and no second request.
-WHOLE_BYTES_MAX = 64 * container.CHUNK_BYTES
-QUIET_SECONDS_MAX = 60.0  # a connection that says nothing for so long is gone
 LET_GO_SECONDS = 5.0  # how long a second request waits for the first to let go
 FINISHED_KEPT = dt.timedelta(days=2)  # a finished upload still answers "all there" so long
-FREE_BYTES_MIN = 256 * 1024**2  # left for the database, which must still be able to say what is there
 
 # (state, event) -> state. `writing` is the durable mark that chunks beyond `durable_bytes` may have been sealed.
 TRANSITIONS = {
@@ -89,29 +74,6 @@ CHECKSUMS: dict[str, Callable[[], Any]] = {
 }
 
 
-class Body(Protocol):
-    """The bytes of one request, as the web server hands them over."""
-
-    length: int | None  # as declared; None if the client did not say
-
-    def receive(self, buffer: memoryview) -> int | None:
-        """Bytes received; 0 at the end of the body or when the connection is lost; None if nothing came for a while
-        (so that the caller can look around)."""
-
-
-class Sender(Protocol):
-    """Who uploads in the owner's place: a drop-off (`ingest.handing_over`)."""
-
-    source: str
-    drop_off_id: str
-
-    def check_room(self, db: Session, more_bytes: int) -> None:
-        """Before anything is taken. Raises DropOffClosed, DropOffFull, UploadTooLarge."""
-
-    def count(self, db: Session, filed: Filed, size: int) -> None:
-        """In the commit that files it. Raises DropOffClosed, DropOffFull, and then nothing is filed."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Progress:
     """What the client may know. `offset`: bytes that survive any crash. `item_id`: once it is in the record."""
@@ -122,16 +84,6 @@ class Progress:
     expires_at: dt.datetime
     item_id: str | None = None
     duplicate: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Wish:
-    """What the client said of the file: size in bytes, name, path below the dropped folder, type. Only the size
-    is believed."""
-
-    total: int
-    name: str = dataclasses.field(repr=False)
-    path: str = dataclasses.field(default="", repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,13 +121,13 @@ class Uploads:
         # sealed file at the end. Bounded: an evicted one costs a second reading, nothing else.
         self._hashes: collections.OrderedDict[str, tuple[int, Any]] = collections.OrderedDict()
         self._hashes_guard = threading.Lock()
-        self._sender: Sender | None = None
+        self.filing = UploadFiling(parts)
 
     def of(self, sender: Sender) -> "Uploads":
         """The same uploads, in the name of this sender: it sees and continues its own ones only, and the owner's are
         not there for it."""
         other = copy.copy(self)
-        other._sender = sender
+        other.filing = UploadFiling(self._parts, sender)
         return other
 
     # -- the four requests of tus -----------------------------------------------------------------
@@ -183,7 +135,7 @@ class Uploads:
         """A new upload and its token (the client's URL must carry it; it is not kept here).
 
         Raises UploadRefused for an empty file, UploadTooLarge, RecordFull, StoreFull."""
-        self._check_wish(wish)
+        self.filing.check_sizes([wish.total])
         token = secrets.token_urlsafe(32)
         dek = container.new_dek()
         upload_id = new_id()
@@ -192,56 +144,19 @@ class Uploads:
             id=upload_id, account_id=account_id, token_sha256=_hash_of(token), total_bytes=wish.total,
             wrapped_dek=envelope.wrap(_token_key(token, upload_id), dek, context=_dek_context(upload_id)),
             sealed_metadata=envelope.wrap(_metadata_key(dek), metadata, context=upload_id.encode()),
-            salt=secrets.token_bytes(container.SALT_BYTES), expires_at=self._expiry(), drop_off_id=self._drop_off_id(),
+            salt=secrets.token_bytes(container.SALT_BYTES), expires_at=self._expiry(),
+            drop_off_id=self.filing.drop_off_id,
         )  # fmt: skip
         with self._parts.database.write() as db:
             # PostgreSQL has many writers: each would find room that the others take a moment later.
             db.exec(select(Account.id).where(Account.id == account_id).with_for_update()).first()
-            self._check_room(db, account_id, wish.total)
+            self.filing.check_room(db, account_id, wish.total)
             db.add(row)
         return _progress(row), token
 
-    def receive_whole(
-        self, account_id: str, wish: Wish, body: Body, checksum: Checksum | None = None
-    ) -> Progress | None:
-        """A small file that comes complete with its creation: one sealed object, one commit. None if the connection
-        broke before the end (nothing is kept; the client starts over, as it never learned an address).
-
-        Raises what `create` raises, and ChecksumMismatch."""
-        self._check_wish(wish)
-        with self._parts.database.read() as db:
-            self._check_room(db, account_id, wish.total)
-        owner_public_key = self._owner_public_key(account_id)
-        buffer = memoryview(bytearray(wish.total))
-        filled = 0
-        quiet_since = time.monotonic()
-        while filled < wish.total:
-            got = body.receive(buffer[filled:])
-            if got is None:
-                if time.monotonic() - quiet_since > QUIET_SECONDS_MAX:
-                    return None
-                continue
-            if got == 0:
-                return None
-            filled += got
-            quiet_since = time.monotonic()
-        if checksum is not None:
-            running = CHECKSUMS[checksum.algorithm]()
-            running.update(buffer)
-            checksum.check(running)
-        writer = ItemWriter(
-            self._parts, account_id, owner_public_key=owner_public_key, source=self._source(),
-            source_id=self._drop_off_id(), describe=identify.describe,
-        )  # fmt: skip
-        with writer:
-            writer.write(buffer)
-            sealed = writer.seal_up(wish.name, wish.path)
-        try:
-            [filed] = self._file(sealed, owner_public_key, upload_id=None)
-        except PortalError:  # raised by us, before the commit
-            self._parts.store.delete(sealed.object_key)
-            raise
-        return Progress(sealed.item_id, wish.total, wish.total, self._expiry(), filed.item.id, filed.duplicate)
+    def all_there(self, filed: Filed, total: int) -> Progress:
+        """What the client is told of a file that came whole with its creation."""
+        return Progress(new_id(), total, total, self._expiry(), filed.item.id, filed.duplicate)
 
     def progress(self, account_id: str, upload_id: str, token: str) -> Progress:
         """How far it is; asks a request that still writes to let go, and ends what was complete but not filed.
@@ -338,7 +253,7 @@ class Uploads:
             if start == 0:
                 write_all(fd, sealer.header)
                 sync_folder(path.parent)
-            stream = _Stream(row.total_bytes, start, sealer, fd, self._hash_at(row.id, start))
+            stream = UploadStream(row.total_bytes, start, sealer, fd, self._hash_at(row.id, start))
             stream.run(body, self._let_go_path(row.id), functools.partial(self._update, row, None))
             if stream.position == row.total_bytes:
                 row = self._update(row, "complete", stream.position)
@@ -373,12 +288,12 @@ class Uploads:
             dek, nobody = container.new_dek(), bytes(container.ID_BYTES)
             sealer = container.ChunkSealer(dek, nobody, nobody)
             write_all(fd, sealer.header)
-            stream = _Stream(body.length, 0, sealer, fd, CHECKSUMS[checksum.algorithm]())
+            stream = UploadStream(body.length, 0, sealer, fd, CHECKSUMS[checksum.algorithm]())
             stream.run(body, self._let_go_path(row.id))
             if stream.position < body.length:
                 raise UploadConflict("the piece did not come whole")
             checksum.check(stream.hash)
-            yield _HeldPiece(fd, container.ChunkOpener(dek, sealer.header, nobody, nobody), body.length)
+            yield HeldPiece(fd, container.ChunkOpener(dek, sealer.header, nobody, nobody), body.length)
         finally:
             os.close(fd)
 
@@ -447,47 +362,28 @@ class Uploads:
         metadata = json.loads(envelope.unwrap(_metadata_key(dek), row.sealed_metadata, context=row.id.encode()))
         sealed = SealedFile(
             item_id=row.id, account_id=row.account_id, object_key=key, plain_bytes=row.total_bytes, sha256=digest,
-            dek=dek, facts=identify.describe(head), name=metadata["name"], path=metadata["path"], source=self._source(),
-            source_id=self._drop_off_id() or row.id,
+            dek=dek, facts=identify.describe(head), name=metadata["name"], path=metadata["path"],
+            source=self.filing.source, source_id=self.filing.drop_off_id or row.id,
         )  # fmt: skip
+
+        def finish(db: Session, filed: list[Filed]) -> bool:
+            current = db.get(Upload, row.id)
+            if current is None or current.state == "finished":
+                return False  # noted already
+            _move(current, "filed")
+            current.item_id, current.wrapped_dek, current.sealed_metadata = filed[0].item.id, None, b""
+            current.expires_at = now() + FINISHED_KEPT
+            db.add(current)
+            return True
+
         try:
-            [filed] = self._file(sealed, self._owner_public_key(row.account_id), upload_id=row.id)
+            [filed] = self.filing.file([sealed], self.filing.owner_public_key(row.account_id), also=finish)
         except (DropOffClosed, DropOffFull, UploadConflict):  # the sender may not, or no longer
             self._discard(row.id, key)
             raise
         with contextlib.suppress(FileNotFoundError):
             self._lock_path(row.id).unlink()
         return Progress(row.id, row.total_bytes, row.total_bytes, row.expires_at, filed.item.id, filed.duplicate)
-
-    def _file(self, sealed: SealedFile, owner_public_key: bytes, upload_id: str | None) -> list[Filed]:
-        task_ids: list[str] = []
-
-        def also(db: Session, filed: list[Filed]) -> None:
-            [one] = filed
-            if upload_id is not None:
-                row = db.get(Upload, upload_id)
-                if row is None or row.state == "finished":
-                    return
-                _move(row, "filed")
-                row.item_id, row.wrapped_dek, row.sealed_metadata = one.item.id, None, b""
-                row.expires_at = now() + FINISHED_KEPT
-                db.add(row)
-            if self._sender is not None:
-                self._sender.count(db, one, sealed.plain_bytes)
-            if one.duplicate:
-                return
-            if self._sender is None:
-                trail.record(
-                    db, "item-uploaded", account_id=sealed.account_id, actor=Actor("patient", sealed.account_id),
-                    item=one.item.id, bytes=sealed.plain_bytes,
-                )  # fmt: skip
-            if one.item.format in archives.FORMATS:
-                task_ids.append(archives.ask(db, self._parts.keys.worker.public, one.item, sealed.dek))
-
-        filed = file_sealed(self._parts, [sealed], owner_public_key=owner_public_key, also=also)
-        for task_id in task_ids:
-            archives.enqueue(self._parts, task_id)
-        return filed
 
     def _facts(self, row: Upload, dek: bytes, key: str) -> tuple[bytes, bytes]:
         """(first bytes, SHA-256) of the stored file. Reads it whole only if this process did not see all of it."""
@@ -509,25 +405,6 @@ class Uploads:
             opened.close()
 
     # -- rows and files ---------------------------------------------------------------------------
-    def _source(self) -> str:
-        return "upload" if self._sender is None else self._sender.source
-
-    def _drop_off_id(self) -> str | None:
-        return None if self._sender is None else self._sender.drop_off_id
-
-    def _check_room(self, db: Session, account_id: str, more_bytes: int) -> None:
-        if self._sender is not None:
-            self._sender.check_room(db, more_bytes)
-        check_room(db, self._settings, account_id, more_bytes)
-
-    def _check_wish(self, wish: Wish) -> None:
-        if wish.total <= 0:
-            raise UploadRefused(reason="the file is empty")
-        if wish.total > min(self._settings.upload_bytes_max, container.PLAIN_BYTES_MAX):
-            raise UploadTooLarge()
-        if shutil.disk_usage(self._parts.store.partial_dir).free < wish.total + FREE_BYTES_MIN:
-            raise StoreFull()
-
     def _expiry(self) -> dt.datetime:
         return now() + dt.timedelta(seconds=self._settings.upload_seconds_max)
 
@@ -536,7 +413,7 @@ class Uploads:
         with self._parts.database.read() as db:
             row = db.get(Upload, upload_id)
         if (
-            row is None or row.account_id != account_id or row.drop_off_id != self._drop_off_id()
+            row is None or row.account_id != account_id or row.drop_off_id != self.filing.drop_off_id
             or row.state == "abandoned" or row.expires_at < now()
             or not hmac.compare_digest(row.token_sha256, _hash_of(token))
         ):  # fmt: skip
@@ -585,13 +462,6 @@ class Uploads:
             row = db.get(Upload, upload_id)
         if row is None or row.state == "abandoned":
             self._parts.store.delete(key)
-
-    def _owner_public_key(self, account_id: str) -> bytes:
-        with self._parts.database.read() as db:
-            ring = db.get(StoredKeyRing, account_id)
-        if ring is None:
-            raise NotFound("key ring")
-        return ring.public_key
 
     def _duplicate_of(self, row: Upload) -> bool:
         return row.item_id is not None and row.item_id != row.id
@@ -660,205 +530,6 @@ class Uploads:
             self._hashes.move_to_end(upload_id)
             while len(self._hashes) > 1024:
                 self._hashes.popitem(last=False)
-
-
-class _Stream:
-    """One request's bytes on their way to the disk: this thread receives and hashes, a second one seals and writes.
-
-    With one thread the socket waits for the disk; with two, hashing (0.6 s/GB) and sealing plus writing overlap.
-    `position`, `hash`: what is sealed; when `run` is over, it is also durable."""
-
-    def __init__(self, total: int, start: int, sealer: container.ChunkSealer, fd: int, digest: Any) -> None:
-        self.total = total
-        self.position = start
-        self.hash = digest
-        self.let_go = self.too_much = self.ended_well = False
-        self._received = start
-        self._sealer = sealer
-        self._fd = fd
-        self._out: Appender | None = None
-
-    def run(self, body: Body, let_go_path: Path, commit: Callable[[int], object] | None = None) -> None:
-        """Takes the body until it ends, breaks or must let go; then all whole chunks (or the whole file) are durable.
-
-        `commit(position)` is called from time to time, from another thread, with a position that is durable: waiting
-        for the disk here would stop the socket for as long. Without it nothing is durable. Raises StoreFull."""
-        expected = self.total - self._received if body.length is None else body.length
-        is_small = expected <= BLOCKS_IN_FLIGHT * BLOCK_BYTES  # not worth a thread
-        out = self._out = Appender(self._fd, SEALED_BLOCK_BYTES, direct=commit is not None and not is_small)
-        sink = _Sink(self._seal_and_write) if is_small else _ThreadSink(self._seal_and_write)
-        checkpoints = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")  # starts its thread at the first one
-        under_way: concurrent.futures.Future[None] | None = None
-        asked, asked_at = self.position, time.monotonic()  # of the last checkpoint
-        try:
-            for block in self._blocks(body, let_go_path, sink):
-                sink.put(block)
-                if under_way is not None and under_way.done():
-                    under_way.result()
-                    under_way = None
-                in_file = _whole_chunks_in(out.reached)
-                due = in_file - asked >= CHECKPOINT_BYTES or time.monotonic() - asked_at > CHECKPOINT_SECONDS
-                if commit and due and under_way is None and asked < in_file < self.total:
-                    asked, asked_at = in_file, time.monotonic()
-                    under_way = checkpoints.submit(self._checkpoint, asked, commit)
-            sink.drain()
-        finally:
-            sink.close()
-            checkpoints.shutdown()
-        if under_way is not None:
-            under_way.result()
-        out.finish()
-        if commit:
-            with full_disk_is_store_full():
-                os.fdatasync(self._fd)
-
-    def _checkpoint(self, position: int, commit: Callable[[int], object]) -> None:
-        with full_disk_is_store_full():
-            os.fdatasync(self._fd)
-        commit(position)
-
-    def _blocks(self, body: Body, let_go_path: Path, sink: "_Sink") -> Iterator[memoryview]:
-        """Full blocks, and at the end the whole chunks of the last one."""
-        buffer, filled = sink.buffer(), 0
-        quiet_since = time.monotonic()
-        while True:
-            room = min(BLOCK_BYTES - filled, self.total - self._received - filled)
-            if room == 0 and self._received + filled == self.total:
-                self.ended_well = True
-                self.too_much = body.length is None and body.receive(memoryview(bytearray(1))) not in (0, None)
-                break
-            got = body.receive(buffer[filled : filled + room])
-            if got is None:
-                self.let_go = let_go_path.exists()
-                if self.let_go or time.monotonic() - quiet_since > QUIET_SECONDS_MAX:
-                    break
-                continue
-            if got == 0:
-                self.ended_well = True
-                break
-            quiet_since = time.monotonic()
-            filled += got
-            if filled == BLOCK_BYTES:
-                self._count(buffer)
-                yield buffer
-                buffer, filled = sink.buffer(), 0
-                self.let_go = let_go_path.exists()
-                if self.let_go:
-                    break
-        keep = filled if self._received + filled == self.total else filled - filled % container.CHUNK_BYTES
-        if keep:
-            self._count(buffer[:keep])
-            yield buffer[:keep]
-
-    def _count(self, plaintext: memoryview) -> None:
-        if self.hash is not None:
-            self.hash.update(plaintext)
-        self._received += len(plaintext)
-
-    def _seal_and_write(self, plaintext: memoryview) -> None:
-        last = self.position + len(plaintext) == self.total
-        assert self._out is not None
-        size = len(plaintext) + container.TAG_BYTES * container.chunks_of(len(plaintext))
-        self._sealer.seal_chunks_into(plaintext, self._out.room(size), last)
-        self._out.put(size)
-        self.position += len(plaintext)
-
-
-class _HeldPiece:
-    """A piece that waited sealed in a file, read as a body."""
-
-    def __init__(self, fd: int, opener: container.ChunkOpener, length: int) -> None:
-        self.length: int | None = length
-        self._fd = fd
-        self._opener = opener
-        self._left = length
-        self._index = 0
-        self._open = memoryview(b"")  # opened and not yet taken
-
-    def receive(self, buffer: memoryview) -> int:
-        if not self._open and self._left:
-            size = min(self._left, BLOCK_BYTES)
-            sealed = os.pread(
-                self._fd, size + container.TAG_BYTES * container.chunks_of(size), container.chunk_offset(self._index)
-            )
-            self._left -= size
-            self._open = memoryview(self._opener.open_chunks(self._index, sealed, last=self._left == 0))
-            self._index += container.chunks_of(size)
-        got = min(len(buffer), len(self._open))
-        buffer[:got] = self._open[:got]
-        self._open = self._open[got:]
-        return got
-
-
-class _Sink:
-    """Takes blocks in order; here in the caller's own thread."""
-
-    def __init__(self, work: Any) -> None:
-        self._work = work
-        self._only = memoryview(bytearray(BLOCK_BYTES))
-
-    def buffer(self) -> memoryview:
-        """An empty block to fill."""
-        return self._only
-
-    def put(self, block: memoryview) -> None:
-        self._work(block)
-
-    def drain(self) -> None:
-        """Returns when all blocks are worked off. Raises what went wrong with one."""
-
-    def close(self) -> None: ...
-
-
-class _ThreadSink(_Sink):
-    """The same in a thread of its own, with `BLOCKS_IN_FLIGHT` blocks in turn: the bound on memory and on the lead."""
-
-    def __init__(self, work: Any) -> None:
-        self._work = work
-        self._blocks = [memoryview(bytearray(BLOCK_BYTES)) for _ in range(BLOCKS_IN_FLIGHT)]
-        self._next = 0
-        self._room = threading.Semaphore(BLOCKS_IN_FLIGHT - 1)  # one block is always the caller's
-        self._full: queue.Queue[memoryview | None] = queue.Queue()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="sealing", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while (block := self._full.get()) is not None:
-            if self._error is None:
-                try:
-                    self._work(block)
-                except BaseException as error:  # handed to the receiving thread, which raises it
-                    self._error = error
-            self._room.release()
-            self._full.task_done()
-
-    def buffer(self) -> memoryview:
-        self._check()
-        return self._blocks[self._next]
-
-    def put(self, block: memoryview) -> None:
-        self._full.put(block)
-        self._next = (self._next + 1) % BLOCKS_IN_FLIGHT
-        self._room.acquire()
-        self._check()
-
-    def drain(self) -> None:
-        self._full.join()
-        self._check()
-
-    def _check(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def close(self) -> None:
-        self._full.put(None)
-        self._thread.join()
-
-
-def _whole_chunks_in(file_bytes: int) -> int:
-    """Plaintext bytes of the chunks that a container cut after `file_bytes` still holds whole."""
-    return max(0, file_bytes - container.HEADER_BYTES) // container.SEALED_CHUNK_BYTES * container.CHUNK_BYTES
 
 
 def _size(path: Path) -> int:

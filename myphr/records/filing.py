@@ -7,6 +7,7 @@ Plaintext exists in one buffer of this process and never on disk. Called by inge
 import dataclasses
 import functools
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -25,6 +26,8 @@ from myphr.records.models import Item, ItemIdentifier, ItemReading, Study, Uploa
 from myphr.records.opening import content_key, dek_context, group_key, id_bytes, seal_details, seal_summary
 from myphr.records.store import ObjectStore, SealedWriter
 from myphr.settings import Settings
+
+log = logging.getLogger(__name__)
 
 HEAD_BYTES = 256 * 1024  # enough for the headers of any DICOM image seen; a format is told by the first 64 KiB
 BLOCK_BYTES = 8 * container.CHUNK_BYTES
@@ -108,6 +111,7 @@ _ITEMS = (
     )
     .order_by(col(Item.created_at), Item.id)
 )  # fmt: skip
+_OBJECTS = select(Item.object_key).where(col(Item.object_key).in_(bindparam("keys", expanding=True)))
 _STUDIES = select(Study.id, Study.group_key).where(
     Study.account_id == bindparam("account"), col(Study.group_key).in_(bindparam("keys", expanding=True))
 )
@@ -190,6 +194,20 @@ def _prepare(parts: RecordParts, ready: Sequence["_Ready"]) -> None:
             if one.group and one.group not in studies:
                 one.prepare("study")
                 studies.add(one.group)
+
+
+def remove_unfiled(parts: RecordParts, files: Sequence[SealedFile]) -> None:
+    """After a filing that failed: removes the containers that are in no record. A sender who tries again and again
+    while the database fails would fill the store with them. What cannot be looked up now is left to the sweep. Never
+    raises; not for a commit that was cut off on its way to the database, which may yet be carried out."""
+    try:
+        keys = [file.object_key for file in files]
+        with parts.database.read() as db:
+            found = db.connection().execute(_OBJECTS, {"keys": keys}).scalars().all()
+        for key in set(keys) - set(found):
+            parts.store.delete(key)
+    except Exception as error:  # the class only: a message may quote what was sent
+        log.warning("containers in no record are left to the sweep: %s", type(error).__name__)
 
 
 class _Ready:

@@ -1,4 +1,5 @@
-"""Uploads over HTTP: tus 1.0 (core, creation, creation-with-upload, checksum, expiration, termination).
+"""Uploads over HTTP: tus 1.0 (core, creation, creation-with-upload, checksum, expiration, termination), and many small
+files in one request.
 
 Knows HTTP and the web server, not sealing: `ingest.uploads` does the work. Needs no page templates; who is signed in
 comes from the callable given to `make_blueprint`, so benches and tests run it alone. Bodies are read straight from the
@@ -19,19 +20,22 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Response, current_app, request, url_for
+from flask import Blueprint, Response, current_app, jsonify, request, url_for
 
 from myphr.errors import (
     ChecksumMismatch,
     NotFound,
     PortalError,
     SignInRequired,
-    UploadConflict,
     UploadRefused,
     UploadTooLarge,
 )
+from myphr.ingest import whole_files
 from myphr.ingest.handing_over import PageSender
-from myphr.ingest.uploads import CHECKSUMS, WHOLE_BYTES_MAX, Checksum, Progress, Uploads, Wish
+from myphr.ingest.upload_filing import Wish
+from myphr.ingest.uploads import CHECKSUMS, Checksum, Progress, Uploads
+from myphr.ingest.whole_files import TOGETHER_BYTES_MAX, WHOLE_BYTES_MAX
+from myphr.records.filing import Filed
 from myphr.settings import Settings
 from myphr.web.bodies import body_of_request, bytes_left
 from myphr.web.login import this_login
@@ -40,6 +44,7 @@ from myphr.web.policy import ANYONE, SIGNED_IN, policy
 TUS_VERSION = "1.0.0"
 EXTENSIONS = "creation,creation-with-upload,checksum,expiration,termination"
 BODY_TYPE = "application/offset+octet-stream"
+TOGETHER_TYPE = "application/vnd.myphr.files"
 METADATA_BYTES_MAX = 16 * 1024
 _NUMBER = re.compile(r"\d{1,18}")
 _ID = re.compile(r"[0-9a-f-]{36}")
@@ -146,9 +151,8 @@ def make_blueprint(
         own_address = url_for(".create", _external=False, **where)  # type: ignore[arg-type]
         with one_stream():
             if body is not None and body.length == total and total <= WHOLE_BYTES_MAX:
-                progress = uploads.receive_whole(owner, wish, body, checksum)
-                if progress is None:
-                    raise UploadConflict("the connection broke before the end")
+                filed = whole_files.receive_one(uploads.filing, owner, wish, body, checksum)
+                progress = uploads.all_there(filed, total)
                 # Nothing can be asked of this address: the file is in the record already.
                 return reply(progress, 201, f"{own_address}/{progress.upload_id}/{'A' * 43}")
             progress, token = uploads.create(owner, wish)
@@ -159,6 +163,20 @@ def make_blueprint(
                     uploads.terminate(owner, progress.upload_id, token)
                     raise
         return reply(progress, 201, f"{own_address}/{progress.upload_id}/{token}")
+
+    @blueprint.post("/together")
+    @guard
+    def together(**_where: object) -> Response:
+        """Many small files in one request: see `ingest.whole_files`. The answer says of each what became of it."""
+        uploads, owner = uploads_of_caller()
+        if request.headers.get("Content-Type") != TOGETHER_TYPE:
+            return Response(f"The body must be {TOGETHER_TYPE}.\n", 415, {"Connection": "close"}, mimetype="text/plain")
+        body = body_of_request()
+        if body.length is None or body.length > TOGETHER_BYTES_MAX:
+            raise UploadTooLarge()
+        with one_stream():
+            outcomes = whole_files.receive_together(uploads.filing, owner, body)
+        return jsonify([_told(outcome, tells_items=tells_items) for outcome in outcomes])  # type: ignore[return-value]
 
     @blueprint.route("/<upload_id>/<token>", methods=["HEAD"])
     @guard
@@ -219,6 +237,12 @@ def _reply(progress: Progress, status: int, location: str | None, *, tells_items
     if bytes_left():
         response.headers["Connection"] = "close"
     return response
+
+
+def _told(outcome: Filed | PortalError, *, tells_items: bool) -> dict[str, object]:
+    if isinstance(outcome, PortalError):
+        return {"stored": False, "code": outcome.code, "why": outcome.message}
+    return {"stored": True, "again": outcome.duplicate} if tells_items else {"stored": True}
 
 
 def _check_same_origin(own_origin: str) -> None:

@@ -11,6 +11,7 @@ from sqlmodel import select
 from myphr.audit.models import AuditEvent
 from myphr.database import now
 from myphr.errors import NotFound, RecordFull, StoreFull, UploadConflict, UploadRefused, UploadTooLarge
+from myphr.ingest import upload_filing
 from myphr.ingest import uploads as uploads_module
 from myphr.ingest.uploads import TRANSITIONS, Uploads, Wish
 from myphr.records import items
@@ -164,7 +165,7 @@ def test_a_crash_while_finishing_loses_nothing_and_files_once(portal, patient, t
 
             patch.setattr(portal.store, "adopt", die_after)
         else:
-            patch.setattr(uploads_module, "file_sealed", lambda *args, **kwargs: (_ for _ in ()).throw(Crash))
+            patch.setattr(upload_filing, "file_sealed", lambda *args, **kwargs: (_ for _ in ()).throw(Crash))
         with pytest.raises(Crash):
             taking.append(patient.account.id, progress.upload_id, token, 0, Pieces(data))
     assert all_items(portal) == []
@@ -191,19 +192,6 @@ def test_the_same_file_of_another_person_is_not_a_duplicate(portal, patient, str
     progress, _ = send_all(taking, stranger.account.id, data, 10**9)
     assert not progress.duplicate
     assert len({item.content_key for item in all_items(portal)}) == 2
-
-
-def test_a_small_file_with_its_creation_needs_no_row(portal, patient, taking):
-    data = content(100_000)
-    progress = taking.receive_whole(patient.account.id, Wish(len(data), "letter.bin"), Pieces(data))
-    assert progress.item_id == all_items(portal)[0].id and row_of(portal, progress.upload_id) is None
-    again = taking.receive_whole(patient.account.id, Wish(len(data), "letter.bin"), Pieces(data))
-    assert again.duplicate and len(list(portal.store.keys())) == 1
-
-
-def test_a_small_file_that_breaks_off_leaves_nothing(portal, patient, taking):
-    assert taking.receive_whole(patient.account.id, Wish(100, "x"), Pieces(b"abc", length=100)) is None
-    assert all_items(portal) == [] and list(portal.store.keys()) == []
 
 
 def test_wrong_token_other_account_and_unknown_upload_look_the_same(portal, patient, stranger, taking):
@@ -266,7 +254,7 @@ def test_limits_of_file_and_record(tmp_path, redis_url):
 
 
 def test_a_disk_without_room_says_so_before_the_first_byte(portal, patient, taking, monkeypatch):
-    monkeypatch.setattr(uploads_module, "FREE_BYTES_MIN", 1 << 62)
+    monkeypatch.setattr(upload_filing, "FREE_BYTES_MIN", 1 << 62)
     with pytest.raises(StoreFull):
         taking.create(patient.account.id, Wish(10, "x"))
 
