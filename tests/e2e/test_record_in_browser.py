@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -87,25 +88,54 @@ def test_the_same_folder_again_says_that_it_is_here(page: Page, disc: Path) -> N
 
 
 def test_after_a_reload_the_same_folder_goes_on_where_it_was(page: Page, disc: Path) -> None:
+    for number in range(230):
+        (disc / f"NOTE{number:03}.TXT").write_text(f"note {number}")
     sent: list[str] = []
 
-    def some(route: Route) -> None:
+    def one(route: Route) -> None:
         sent.append(route.request.url)
-        if len(sent) <= 6:
+        if len(sent) == 1:
             route.continue_()  # the others hang, as on a bad line
 
-    page.route("**/uploads", some)
+    page.route("**/uploads/together", one)
     page.locator("#upload-pick-folder").set_input_files(disc)
-    expect(page.locator("#upload-count")).to_contain_text("6 of 13 files stored")
+    expect(page.locator("#upload-count")).to_contain_text(re.compile("^(100|43) of 243 files stored"))
     page.once("dialog", lambda dialog: dialog.accept())
     page.reload()
-    page.unroute("**/uploads")
+    page.unroute("**/uploads/together")
     requests: list[str] = []
-    page.on("request", lambda request: requests.append(request.method) if request.url.endswith("/uploads") else None)
+    page.on("request", lambda request: requests.append(request.url) if "/uploads" in request.url else None)
     page.locator("#upload-pick-folder").set_input_files(disc)
-    done(page, "All stored: 13 files")
-    assert requests.count("POST") == 7
+    done(page, "All stored: 243 files")
+    assert len(requests) == 2  # what was stored is not sent again
     expect(page.locator("#studies li")).to_contain_text("12 images")
+
+
+def test_a_line_that_breaks_off_costs_no_file(page: Page, disc: Path) -> None:
+    """The portal takes the files and its answer is lost; then the line is gone for a while."""
+    tries: list[int] = []
+
+    def bad(route: Route) -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            route.fetch()
+        route.abort()
+
+    page.route("**/uploads/together", bad)
+    page.locator("#upload-pick-folder").set_input_files(disc)
+    done(page, "0 files stored, 13 you had already")  # each was tried by itself, and found to be there
+    assert len(tries) == 3
+    expect(page.locator("#studies li")).to_contain_text("12 images")
+    expect(page.locator("#documents li")).to_have_count(1)
+
+
+def test_one_empty_file_is_named_and_the_others_are_stored(page: Page, disc: Path) -> None:
+    (disc / "EMPTY.TXT").write_text("")
+    page.locator("#upload-pick-folder").set_input_files(disc)
+    expect(page.locator("#upload-heading")).to_have_text("Not everything is stored", timeout=60_000)
+    expect(page.locator("#upload-count")).to_have_text("13 files stored, 1 could not be stored")
+    expect(page.locator("#upload-list .failed")).to_contain_text("EMPTY.TXT")
+    expect(page.locator("#upload-list .failed")).to_contain_text("the file is empty")
 
 
 def test_the_image_of_a_disc_is_taken_apart_and_its_page_tells_of_it(page: Page, tmp_path: Path) -> None:

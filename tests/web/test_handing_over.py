@@ -2,6 +2,7 @@
 
 import base64
 import datetime as dt
+import json
 import re
 
 import pytest
@@ -287,6 +288,28 @@ def test_the_answer_is_the_same_for_a_file_that_the_record_had(
     with portal.database.read() as db:
         assert db.exec(select(DropOff.files_count)).one() == 4
     assert len(items(portal)) == 4
+
+
+def hand_over_together(client: PageClient, link: tuple[str, str], *contents: bytes):
+    told = json.dumps([{"name": f"{n}.txt", "size": len(one)} for n, one in enumerate(contents)]).encode()
+    body = len(told).to_bytes(4, "big") + told + b"".join(contents)
+    headers = TUS | {"Content-Type": "application/vnd.myphr.files"}
+    return client.browser.post(link[0] + "/uploads/together", data=body, headers=headers)
+
+
+def test_small_files_together_are_counted_and_not_told_whether_they_were_there(
+    desk: PageClient, vera: PageClient, link, portal: Portal
+) -> None:
+    with portal.database.read() as db:
+        owner = db.exec(select(DropOff.account_id)).one()
+    put_in(portal, owner, b"known", "known.txt")
+    answer = hand_over_together(desk, link, b"known", b"new")
+    assert answer.json == [{"stored": True}, {"stored": True}]
+    assert "48 more files" in text_of(desk.get(link[0] + "/files"))
+    assert sorted(item.plain_bytes for item in items(portal)) == [3, 5]
+    stop(vera, link)
+    assert hand_over_together(desk, link, b"late").status_code == 410
+    assert len(items(portal)) == 2
 
 
 def test_stopping_ends_an_upload_under_way_and_leaves_nothing(

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import types
 
 import pytest
@@ -251,3 +252,50 @@ def test_the_database_does_not_know_the_token(client, mine, portal):
     token = create(client, mine, 5).headers["Location"].rsplit("/", 1)[1]
     for path in (portal.settings.home / "db").iterdir():
         assert token.encode() not in path.read_bytes()
+
+
+# -- many small files in one request ----------------------------------------------------------------
+TOGETHER = TUS | {"Content-Type": "application/vnd.myphr.files"}
+
+
+def packed(*contents: bytes) -> bytes:
+    told = json.dumps([{"name": f"{n}.txt", "size": len(one)} for n, one in enumerate(contents)]).encode()
+    return len(told).to_bytes(4, "big") + told + b"".join(contents)
+
+
+def together(client, who, *contents, **headers):
+    return client.post("/uploads/together", headers=TOGETHER | who | headers, data=packed(*contents))
+
+
+def test_small_files_come_together_and_each_is_told(client, mine, portal):
+    assert together(client, mine, b"one", b"two").json == [{"stored": True, "again": False}] * 2
+    answer = together(client, mine, b"two", b"", b"three")
+    assert answer.json[0] == {"stored": True, "again": True} and answer.json[2] == {"stored": True, "again": False}
+    assert answer.json[1]["stored"] is False and "the file is empty" in answer.json[1]["why"]
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert len(list(portal.store.keys())) == 3
+
+
+def test_files_together_need_a_login_our_own_page_and_the_right_method(client, mine, portal):
+    assert together(client, {}, b"x").status_code == 401
+    assert together(client, mine, b"x", Origin="https://evil.example").status_code == 400
+    assert client.post("/uploads/together", headers=mine, data=packed(b"x")).status_code == 412  # as a form would
+    for method in ("get", "put"):
+        assert getattr(client, method)("/uploads/together", headers=TOGETHER | mine).status_code == 405
+    assert list(portal.store.keys()) == []
+
+
+def test_files_of_a_stranger_go_into_his_own_record(client, mine, patient, stranger, portal):
+    together(client, mine, b"mine")
+    assert together(client, {"X-Account": stranger.account.id}, b"mine").json == [{"stored": True, "again": False}]
+
+
+def test_a_body_of_another_type_or_too_long_is_refused(client, mine, portal):
+    headers = TOGETHER | mine
+    plain = client.post("/uploads/together", headers=headers | {"Content-Type": "text/plain"}, data=b"x")
+    assert plain.status_code == 415
+    long = client.post("/uploads/together", headers=headers, data=bytes(16 * 1024**2 + 1))
+    assert long.status_code == 413
+    broken = client.post("/uploads/together", headers=headers, data=packed(b"x") + b"y")
+    assert (broken.status_code, broken.headers["MyPHR-Error"]) == (400, "upload-refused")
+    assert list(portal.store.keys()) == []

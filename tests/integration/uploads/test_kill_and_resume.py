@@ -192,3 +192,48 @@ def test_no_token_is_in_the_server_log(patient, server):
     requests.patch(url + "x", headers={"X-Account": patient.account.id, "Tus-Resumable": "1.0.0"})
     server.kill()
     assert url.rsplit("/", 1)[1] not in server.log.read_text()
+
+
+def test_small_files_together_are_all_there_once_whenever_the_portal_is_killed(portal, patient, server, seals_file):
+    """A folder of 300 files in ten requests; nine kills at random moments; what is not acknowledged is sent again."""
+    lottery = random.Random(7)
+    folder = {f"CD/{number}": lottery.randbytes(20_000 + number) for number in range(300)}
+    paths = list(folder)
+    acknowledged: set[str] = set()
+    stopped = threading.Event()
+
+    def send_all() -> None:
+        for at in range(0, len(paths), 30):
+            some = paths[at : at + 30]
+            told = json.dumps([{"name": path, "size": len(folder[path])} for path in some]).encode()
+            body = len(told).to_bytes(4, "big") + told + b"".join(folder[path] for path in some)
+            headers = {
+                "X-Account": patient.account.id, "Tus-Resumable": "1.0.0",
+                "Content-Type": "application/vnd.myphr.files",
+            }  # fmt: skip
+            while not acknowledged >= set(some):
+                try:
+                    answer = requests.post(f"{server.url}/uploads/together", headers=headers, data=body, timeout=30)
+                except requests.RequestException:
+                    time.sleep(0.05)
+                    continue
+                assert answer.status_code == 200 and all(one["stored"] for one in answer.json())
+                acknowledged.update(some)
+        stopped.set()
+
+    sender = threading.Thread(target=send_all)
+    sender.start()
+    kills = 0
+    while not stopped.is_set() and kills < 9:
+        time.sleep(lottery.random() * 0.3)
+        server.kill()
+        server.start()
+        kills += 1
+    sender.join()
+    assert kills >= 3
+    with portal.database.read() as db:
+        found = db.exec(select(Item)).all()
+    assert len(found) == len(folder)
+    hashes = {sha256_of(portal, patient, item) for item in found}
+    assert hashes == {hashlib.sha256(content).hexdigest() for content in folder.values()}
+    assert reused(seals_file)[1] == []
