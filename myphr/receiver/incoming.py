@@ -30,11 +30,11 @@ class Incoming:
         self._names = names
         self._bytes_left = bytes_max
         self._delivery: Delivery | None = None
-        self._error: PortalError | None = None
+        self._failure = PROCESSING_FAILURE
         try:
             self._delivery = begin()
-        except PortalError as error:
-            self._error = error
+        except Exception as error:
+            self._refuse(error)
 
     def write(self, data: memoryview) -> None:
         """Raises Aborted for an object without end."""
@@ -48,22 +48,20 @@ class Incoming:
         except (UploadTooLarge, DropOffFull):
             self.close()
             raise Aborted("an object passes its limit") from None
-        except PortalError as error:
-            self._error = error
+        except Exception as error:
+            self._refuse(error)
             self.close()
 
     def finish(self) -> int:
         """The status to answer; success only once the item is durable. Never raises."""
         delivery, self._delivery = self._delivery, None
         if delivery is None:
-            return _status_of(self._error)
+            return self._failure
         try:
             delivery.finish(self._check)
-        except PortalError as error:
-            return _status_of(error)
-        except Exception as error:  # the class only: a message may quote the object
-            log.error("an object could not be stored: %s", type(error).__name__)
-            return PROCESSING_FAILURE
+        except Exception as error:
+            self._refuse(error)
+            return self._failure
         finally:
             delivery.abort()
         return SUCCESS
@@ -74,11 +72,15 @@ class Incoming:
         if delivery is not None:
             delivery.abort()
 
+    def _refuse(self, error: Exception) -> None:
+        """Also what nobody foresaw, an absent database or a failing disk, gets a status: the sender keeps its
+        association and knows which object it is."""
+        if isinstance(error, PortalError):
+            self._failure = REASONS.get(type(error), PROCESSING_FAILURE)
+        else:  # the class only: a message may quote the object
+            log.error("an object could not be stored: %s", type(error).__name__)
+
     def _check(self, facts: Facts) -> None:
         check_image(facts)
         if names_in(facts) != self._names:
             raise OtherStudy()
-
-
-def _status_of(error: PortalError | None) -> int:
-    return REASONS.get(type(error), PROCESSING_FAILURE) if error is not None else PROCESSING_FAILURE

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydicom.uid import generate_uid
 from sqlmodel import select
 
 from myphr.ingest import drop_offs
@@ -20,6 +21,7 @@ from myphr.portal import Portal
 from myphr.records.models import Item
 from myphr.supervisor import web_command
 from tests.cast import SignedIn, cheap_settings
+from tests.web.stage import dicom_bytes
 
 ROOT = Path(__file__).parents[3]
 MARKER = "ZZMARKERZZ"  # stands in the patient's name of every image sent here
@@ -103,6 +105,17 @@ def web(portal: Portal, processes: list[Process]) -> Process:
 @pytest.fixture
 def created(portal: Portal, patient: SignedIn) -> Created:
     return drop_offs.create(portal, patient.login, "Dr Berger", 3600, 500)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder with four images of one study."""
+    folder, study = tmp_path / "images", generate_uid()
+    folder.mkdir()
+    for number in range(4):
+        content = dicom_bytes(study, number + 1, SeriesNumber=2, PatientName=f"{MARKER}^Vera")
+        (folder / f"{number}.dcm").write_bytes(content)
+    return folder
 
 
 def items_of(portal: Portal) -> list[Item]:

@@ -33,17 +33,6 @@ from tests.web.stage import dicom_bytes
 NODELAY = os.environ | {"TCP_NODELAY": "1"}
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """A folder with four images of one study."""
-    folder, study = tmp_path / "images", generate_uid()
-    folder.mkdir()
-    for number in range(4):
-        content = dicom_bytes(study, number + 1, SeriesNumber=2, PatientName=f"{MARKER}^Vera")
-        (folder / f"{number}.dcm").write_bytes(content)
-    return folder
-
-
 def run(*command: object) -> subprocess.CompletedProcess:
     return subprocess.run([str(word) for word in command], capture_output=True, text=True, env=NODELAY, timeout=120)
 
