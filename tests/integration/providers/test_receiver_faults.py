@@ -201,12 +201,17 @@ def test_a_part_of_a_stow_request_that_fills_the_disk_does_not_cost_the_others(
     assert len(all_open(portal, patient, disk.store)) == count_of(portal, created) == 4
 
 
+@pytest.mark.parametrize("at_bytes", [0, 64 * 1024])
 def test_a_disk_that_fails_in_another_way_refuses_each_object_and_keeps_the_association(
-    portal: Portal, receiver: Process, created: Created, images: Path
+    portal: Portal, receiver: Process, created: Created, images: Path, at_bytes: int
 ) -> None:
-    with limited(receiver, 0):
+    """At the beginning of an object and within it."""
+    for path in images.iterdir():
+        path.write_bytes(dicom_bytes(generate_uid(), PatientName=MARKER, PixelData=bytes(400_000)))
+    with limited(receiver, at_bytes):
         answers = send("storescu", receiver.port, created.ae_title, *sorted(images.iterdir()))
         assert len(answers) == 4 and all(FAILURE in answer for answer in answers), answers
+    assert MARKER not in receiver.log.read_text()
     assert items_of(portal) == [] and list(portal.store.keys()) == list(portal.store.partial_dir.iterdir()) == []
     assert send("storescu", receiver.port, created.ae_title, *images.iterdir()) == ["Success"] * 4
 
