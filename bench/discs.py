@@ -1,4 +1,5 @@
-"""A CD of 2,000 images, from drop to the record's page knowing all of them, against the bare reading of the same files.
+"""A CD of 2,000 images, from drop to the record's page knowing them all and to the search finding them all, against the
+bare reading of the same files.
 
 As the image of the disc, as a zip, and as a folder of single files, sent as a browser does, to running
 processes (web, one worker, Redis, keyholder), fresh ones for each. The bare reading, in the same run: libarchive walks
@@ -21,6 +22,7 @@ from pathlib import Path
 import libarchive
 import numpy
 import pydicom
+from bs4 import BeautifulSoup
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
@@ -121,6 +123,22 @@ class Owner:
             time.sleep(0.1)
 
 
+    def wait_until_found(self) -> None:
+        """Until the search finds the study by a word of its headers and says that nothing is left to be read."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while self._found("Harbour") != "1 found":
+            if time.monotonic() > deadline:
+                raise TimeoutError("the search does not find all images")
+            time.sleep(0.1)
+
+    def _found(self, words: str) -> str:
+        form = {"csrf": self.person.get("/record/find").find("input", attrs={"name": "csrf"})["value"], "words": words}
+        answer = self.person.http.post(self._url + "/record/find", data=form, timeout=60)
+        answer.raise_for_status()
+        found = BeautifulSoup(answer.text, "html.parser").find(id="found-count")
+        return found.get_text(" ", strip=True) if found else ""
+
+
 def main(images: int = IMAGES, readings: int = 1) -> None:
     sets = [slices(images, study) for study in (1, 2, 3)]
     size = sum(map(len, sets[0].values()))
@@ -139,7 +157,7 @@ def main(images: int = IMAGES, readings: int = 1) -> None:
             "folder": _timed(lambda: bare_folder(tree)),
         }
         print(f"{images:,} images, {size / 1e6:.0f} MB, load {os.getloadavg()[0]:.1f}")
-        print(f"{'':14} {'bare s':>8} {'sent s':>8} {'known s':>8} {'ratio':>7}")
+        print(f"{'':14} {'bare s':>8} {'sent s':>8} {'known s':>8} {'ratio':>7} {'found s':>8} {'ratio':>7}")
         for what, send in (
             ("image (ISO)", lambda owner: owner.put("disc.iso", image)),
             ("zip", lambda owner: owner.put("disc.zip", packed.getvalue())),
@@ -154,7 +172,10 @@ def main(images: int = IMAGES, readings: int = 1) -> None:
                 sent = time.perf_counter() - started
                 owner.wait_for_images(images)
                 known = time.perf_counter() - started
-                print(f"{what:14} {bare[what]:8.2f} {sent:8.2f} {known:8.2f} {known / bare[what]:7.1f}", flush=True)
+                owner.wait_until_found()
+                found = time.perf_counter() - started
+                print(f"{what:14} {bare[what]:8.2f} {sent:8.2f} {known:8.2f} {known / bare[what]:7.1f}"
+                      f" {found:8.2f} {found / bare[what]:7.1f}", flush=True)  # fmt: skip
                 if readings:
                     _wait_for_readings(portal, started)
 

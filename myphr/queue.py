@@ -45,6 +45,13 @@ class JobQueue:
         except (redis.ConnectionError, redis.TimeoutError) as error:
             log.warning("%s waits for the sweep: %s", function, type(error).__name__)
 
+    def has_waiting(self) -> bool:
+        """Whether any job waits for a worker. When Redis is away: yes, so that who asks makes room."""
+        try:
+            return bool(self.connection.llen(self.rq.key))
+        except (redis.ConnectionError, redis.TimeoutError):
+            return True
+
     def _put(self, function: str, ids: tuple[str, ...], job_id: str, seconds_max: int) -> None:
         for again in (True, False):
             try:

@@ -1,8 +1,8 @@
 """Carrying out the orders to read: claims waiting rows of one account, has each file read, seals what was read.
 
 The worker gets each file's key from its row and loses it when the file was read or could not be. A job reads for a few
-seconds and then goes to the end of the queue, because machines are started by the same workers. Called by
-`jobs.ingest` and the sweep. Safe to run twice and beside itself: rows are claimed one by one.
+seconds and then, if others wait, goes to the end of the queue, because machines are started by the same workers.
+Called by `jobs.ingest` and the sweep. Safe to run twice and beside itself: rows are claimed one by one.
 """
 
 import collections
@@ -37,7 +37,8 @@ JOB_FURTHER = "jobs.ingest.read_items_further"  # another name: RQ refuses a sec
 JOB_SECONDS_MAX = 600
 AT_ONCE = 2
 BATCH = 8  # claimed and kept in one commit each
-TURN_SECONDS = 4  # then somebody else's machine is started
+TURN_SECONDS = 4  # then somebody else's machine is started, if one waits: a new turn loads all decoders anew
+TURN_SECONDS_MAX = 120  # all the same: a newer version of this program takes over at a turn's end
 ATTEMPTS_MAX = 3
 LOST = dt.timedelta(minutes=3)  # a batch of files that all run into their limit takes 2 min
 ORDERED_AT_ONCE = 200
@@ -49,11 +50,12 @@ def run(parts: RecordParts, account_id: str, *, again: str = JOB_FURTHER) -> Non
     batch = _claim(parts, account_id)
     if not batch:
         return
-    until = time.monotonic() + TURN_SECONDS
+    begun = time.monotonic()
     with Reader() as reader:
         while batch:
             _read_batch(parts, reader, batch)
-            if time.monotonic() > until:
+            seconds = time.monotonic() - begun
+            if seconds > TURN_SECONDS_MAX or (seconds > TURN_SECONDS and parts.queue.has_waiting()):
                 parts.queue.enqueue(again, account_id, seconds_max=JOB_SECONDS_MAX)
                 return
             batch = _claim(parts, account_id)

@@ -169,15 +169,21 @@ def test_what_comes_too_late_is_not_kept(portal, patient):
     assert rows(portal)[0].state == "failed"
 
 
-def test_a_job_gives_way_after_its_turn(portal, patient, monkeypatch):
+def test_a_job_gives_way_after_its_turn_if_somebody_waits(portal, patient, monkeypatch):
     monkeypatch.setattr(work, "BATCH", 1)
     monkeypatch.setattr(work, "TURN_SECONDS", 0)
     for side in (20, 21):
         put(portal, patient, png(side), f"{side}.png")
     portal.queue.rq.empty()
+    portal.queue.enqueue("jobs.machines.start_vm_session", "somebody-elses")
     work.run(portal, patient.account.id)
     assert sorted(row.state for row in rows(portal)) == ["done", "waiting"]
-    assert queued(portal) == ["jobs.ingest.read_items_further"]
+    assert queued(portal) == ["jobs.machines.start_vm_session", "jobs.ingest.read_items_further"]
+
+    portal.queue.rq.empty()
+    work.run(portal, patient.account.id)  # nobody waits: it goes on
+    assert sorted(row.state for row in rows(portal)) == ["done", "done"]
+    assert queued(portal) == []
 
 
 def test_a_file_that_has_no_order_yet_gets_one_when_its_owner_signs_in(portal, patient):
