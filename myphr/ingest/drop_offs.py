@@ -443,15 +443,14 @@ class FilingTogether:
         except PortalError as error:  # of one of them: whose it is shows when each is filed alone
             if len(group) == 1:
                 group[0].outcome = error
-                remove_unfiled(self._parts, [one.sealed for one in group])
+                remove_unfiled(self._parts, [group[0].sealed], error)
                 return
             for one in group:
                 self._file_group([one])
         except Exception as error:  # the database is away, say: of all of them
             for one in group:
                 one.outcome = error
-            if not getattr(error, "connection_invalidated", False):  # cut off in a commit, it may yet be carried out
-                remove_unfiled(self._parts, [one.sealed for one in group])
+            remove_unfiled(self._parts, [one.sealed for one in group], error)
         else:
             for one, outcome in zip(group, filed, strict=True):
                 one.outcome = outcome

@@ -48,8 +48,8 @@ def receive_one(
     writer.commit()
     try:
         return filing.file([sealed], owner_public_key)[0]
-    except BaseException:
-        remove_unfiled(filing.parts, [sealed])
+    except BaseException as error:
+        remove_unfiled(filing.parts, [sealed], error)
         raise
 
 
@@ -103,8 +103,8 @@ class _Batch:
             self._commit(lambda file: not file.stored)
             self._files = [dataclasses.replace(file, stored=True) for file in self._files]
             return self._filed(self._files)
-        except BaseException:
-            remove_unfiled(self._filing.parts, self._files)
+        except BaseException as error:
+            remove_unfiled(self._filing.parts, self._files, error)
             raise
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class _Batch:
             return list(self._filing.file(files, self._owner_public_key))
         except PortalError as error:  # of one of them: whose it is shows when each is filed alone
             if len(files) == 1:
-                remove_unfiled(self._filing.parts, files)
+                remove_unfiled(self._filing.parts, files, error)
                 return [error]
         return [outcome for file in files for outcome in self._filed([file])]
 

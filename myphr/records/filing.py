@@ -196,10 +196,12 @@ def _prepare(parts: RecordParts, ready: Sequence["_Ready"]) -> None:
                 studies.add(one.group)
 
 
-def remove_unfiled(parts: RecordParts, files: Sequence[SealedFile]) -> None:
-    """After a filing that failed: removes the containers that are in no record. A sender who tries again and again
-    while the database fails would fill the store with them. What cannot be looked up now is left to the sweep. Never
-    raises; not for a commit that was cut off on its way to the database, which may yet be carried out."""
+def remove_unfiled(parts: RecordParts, files: Sequence[SealedFile], error: BaseException) -> None:
+    """After a filing that failed with `error`: removes the containers that are in no record. A sender who tries again
+    and again while the database fails would fill the store with them. What cannot be looked up now is left to the
+    sweep, and so is a commit that was cut off on its way to the database, which may yet land. Never raises."""
+    if getattr(error, "connection_invalidated", False):
+        return
     try:
         keys = [file.object_key for file in files]
         with parts.database.read() as db:

@@ -4,6 +4,7 @@ import json
 import threading
 
 import pytest
+from sqlalchemy.exc import OperationalError
 from sqlmodel import select
 
 from myphr.audit.models import AuditEvent
@@ -155,6 +156,25 @@ def test_a_database_that_fails_leaves_no_container(portal, patient, filing, monk
     with pytest.raises(RuntimeError):
         together(filing, patient.account.id, FILES)
     assert kept(portal) == []
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_commit_cut_off_on_its_way_may_yet_be_carried_out_so_its_containers_stay(
+    portal, patient, filing, monkeypatch, count
+):
+    """Were they removed, the row that lands later would have no bytes, and the next try be told "you had this"."""
+
+    def cut_off(*_arguments, **_named):
+        raise OperationalError("COMMIT", {}, ConnectionError(), connection_invalidated=True)
+
+    monkeypatch.setattr(filing, "file", cut_off)
+    files = dict(list(FILES.items())[:count])
+    with pytest.raises(OperationalError):
+        if count > 1:
+            together(filing, patient.account.id, files)
+        else:
+            whole_files.receive_one(filing, patient.account.id, Wish(5, "1"), Pieces(b"first"))
+    assert len(list(portal.store.keys())) == count
 
 
 def test_a_practice_with_two_files_left_hands_over_two(portal, patient):
