@@ -7,11 +7,10 @@
   if (!drop || !window.tus || !window.tus.isSupported) return;
 
   const AT_ONCE = 4; // requests
-  const SMALL_BYTES_MAX = 1024 * 1024, TOGETHER_BYTES_MAX = 4 * 1024 * 1024, TOGETHER_FILES_MAX = 100;
+  const SMALL_BYTES_MAX = 1024 * 1024, TOGETHER_BYTES_MAX = 8 * 1024 * 1024, TOGETHER_FILES_MAX = 100;
   const WITH_CREATION_BYTES_MAX = 4 * 1024 * 1024; // small files go in one request; larger ones must be able to resume
   const SHOWN_FAILED_MAX = 20;
   const RETRY_MS = [0, 500, 1000, 2000, 4000, 8000, 15000, 30000, 30000];
-  const TOGETHER_RETRY_MS = [0, 500, 2000];
   const LITTER = /^(\.DS_Store|Thumbs\.db|desktop\.ini|\._.*)$/i; // written by the computer, not by the hospital
 
   const part = (name) => document.getElementById(`upload-${name}`);
@@ -72,8 +71,12 @@
   async function reason(error, file) {
     const answer = error && error.originalResponse;
     if (!answer && !await is_readable(file)) return "It could not be read. If it is on a disc, the disc may be damaged.";
-    if (!answer) return navigator.onLine === false ? "You are offline. It goes on when you are back." : "The connection was lost.";
+    if (!answer) return line_words();
     return words_of(answer.getStatus(), answer.getBody());
+  }
+
+  function line_words() {
+    return navigator.onLine === false ? "You are offline. It goes on when you are back." : "The connection was lost.";
   }
 
   function words_of(status, body) {
@@ -155,17 +158,26 @@
     const length = new DataView(new ArrayBuffer(4));
     length.setUint32(0, description.length);
     const body = new Blob([length, description, ...group.map((job) => job.file)]);
-    for (const wait of TOGETHER_RETRY_MS) {
+    let answer = null;
+    for (const wait of RETRY_MS) {
       await new Promise((go_on) => setTimeout(go_on, wait));
-      const answer = await post_together(body, group, 4 + description.length);
-      if (answer.status === 200) { settle(group, JSON.parse(answer.text)); return; }
-      if (!may_pass(answer.status)) {
-        for (const job of group) Object.assign(job, { state: "failed", why: words_of(answer.status, answer.text) });
-        return;
-      }
+      const is_first = answer === null;
+      answer = await post_together(body, group, 4 + description.length);
+      if (answer.status === 200) { settle(group, JSON.parse(answer.text), is_first); return; }
+      if (!may_pass(answer.status)) break;
+      if (answer.status === 0 && await take_out_unreadable(group)) return;
     }
-    // The line, or one of them that cannot be read: each by itself shows which, and can wait for the line to come back.
-    for (const job of group) Object.assign(job, { state: "waiting", alone: true, sent: 0 });
+    const why = answer.status ? words_of(answer.status, answer.text) : line_words();
+    for (const job of group) Object.assign(job, { state: "failed", why, lost: !answer.status });
+  }
+
+  /* One file of a damaged disc breaks the whole request: it goes by itself, which tells why, and the others once more. */
+  async function take_out_unreadable(group) {
+    const readable = [];
+    for (const job of group) readable.push(await is_readable(job.file));
+    if (readable.every(Boolean)) return false;
+    group.forEach((job, place) => Object.assign(job, { state: "waiting", sent: 0, alone: !readable[place] }));
+    return true;
   }
 
   function post_together(body, group, ahead) {
@@ -187,10 +199,10 @@
     });
   }
 
-  function settle(group, outcomes) {
+  function settle(group, outcomes, is_first) {
     group.forEach((job, place) => {
       const outcome = outcomes[place];
-      job.again = outcome.again;
+      job.again = outcome.again && is_first; // else perhaps only the answer was lost, and it came a moment ago
       if (outcome.stored) done(job); else Object.assign(job, { state: "failed", why: outcome.why });
     });
   }
@@ -215,8 +227,7 @@
   }
 
   function next() {
-    const group_of = (job) => job.together || job;
-    let sending = new Set(jobs.filter((job) => job.state === "sending").map(group_of)).size;
+    let sending = new Set(jobs.filter((job) => job.state === "sending").map((job) => job.together)).size;
     for (const job of jobs) {
       if (sending >= AT_ONCE) break;
       if (job.state !== "waiting") continue;
@@ -245,26 +256,33 @@
     if (!drawing) drawing = requestAnimationFrame(() => { drawing = 0; draw_now(); });
   }
 
-  function row(job) {
+  function line(name, words) {
     const item = document.createElement("li");
-    const name = Object.assign(document.createElement("span"), { className: "name", textContent: job.path });
-    const state = document.createElement("span");
-    item.append(name, state);
-    if (job.state === "failed") {
-      item.classList.add("failed");
-      state.textContent = "not stored";
-      const why = Object.assign(document.createElement("span"), { textContent: job.why });
-      const again = Object.assign(document.createElement("button"), { type: "button", className: "second", textContent: "Try again" });
-      again.setAttribute("aria-label", `Try again: ${job.path}`);
-      again.addEventListener("click", () => { job.state = "waiting"; next(); });
-      item.append(why, again);
-    } else {
-      const share = job.file.size ? Math.floor((100 * job.sent) / job.file.size) : 0;
-      state.textContent = `${share} %`;
-      const bar = Object.assign(document.createElement("progress"), { max: 100, value: share });
-      bar.setAttribute("aria-label", job.path);
-      item.append(bar);
-    }
+    const state = Object.assign(document.createElement("span"), { textContent: words });
+    item.append(Object.assign(document.createElement("span"), { className: "name", textContent: name }), state);
+    return item;
+  }
+
+  /* One line a request: a hundred small files that go together are one. */
+  function sending_row(group) {
+    const more = group.length > 1 ? ` and ${count_words(group.length - 1)} more` : "";
+    const size = group.reduce((sum, job) => sum + job.file.size, 0);
+    const share = size ? Math.floor((100 * group.reduce((sum, job) => sum + job.sent, 0)) / size) : 0;
+    const item = line(group[0].path + more, `${share} %`);
+    const bar = Object.assign(document.createElement("progress"), { max: 100, value: share });
+    bar.setAttribute("aria-label", group[0].path + more);
+    item.append(bar);
+    return item;
+  }
+
+  function failed_row(job) {
+    const item = line(job.path, "not stored");
+    item.classList.add("failed");
+    const why = Object.assign(document.createElement("span"), { textContent: job.why });
+    const again = Object.assign(document.createElement("button"), { type: "button", className: "second", textContent: "Try again" });
+    again.setAttribute("aria-label", `Try again: ${job.path}`);
+    again.addEventListener("click", () => { job.state = "waiting"; next(); });
+    item.append(why, again);
     return item;
   }
 
@@ -290,7 +308,8 @@
     part("all").max = Math.max(1, total + jobs.length); // each file counts one byte more, so that empty ones show too
     part("all").value = sent + done.length;
     const focused = document.activeElement && document.activeElement.closest("#upload-list");
-    if (!focused || over) part("list").replaceChildren(...sending.map(row), ...failed.slice(0, SHOWN_FAILED_MAX).map(row));
+    const requests = Array.from(new Set(sending.map((job) => job.together)));
+    if (!focused || over) part("list").replaceChildren(...requests.map(sending_row), ...failed.slice(0, SHOWN_FAILED_MAX).map(failed_row));
     part("retry-all").hidden = failed.length < 2;
     part("heading").textContent = over ? (failed.length ? "Not everything is stored" : "Done") : drop.dataset.busy || "Storing your files";
     if (over || Date.now() - spoken > 10000) { part("status").textContent = words; spoken = Date.now(); }
