@@ -16,7 +16,7 @@
   const part = (name) => document.getElementById(`upload-${name}`);
   const jobs = []; // {file, path, sent, state: waiting | sending | done | failed, alone, upload, why, lost, again}
   const handed = document.getElementById("upload-done"); // on a practice's page: what was handed over, on screen only
-  let spoken = 0, refreshed = 0, refreshing = false, stale = false, lock = null, drawing = 0;
+  let spoken = 0, refreshed = 0, refreshing = false, stale = false, later = 0, lock = null, drawing = 0;
 
   const tab_storage = {
     _key: (print) => `upload:${print}:`,
@@ -320,7 +320,12 @@
   function refresh_record(over) {
     if (handed) return;
     stale = true;
-    if (refreshing || (!over && Date.now() - refreshed < 3000)) return;
+    if (refreshing) return;
+    const wait = refreshed + 3000 - Date.now();
+    if (!over && wait > 0) {
+      later = later || setTimeout(() => { later = 0; if (stale) refresh_record(false); }, wait);
+      return;
+    }
     stale = false;
     refreshing = true;
     refreshed = Date.now();
