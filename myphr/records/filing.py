@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import Insert, Select, bindparam, func, insert, update
+from sqlalchemy import Connection, Insert, Select, bindparam, func, insert, update
 from sqlmodel import Session, col, select
 
 from myphr.crypto import container, envelope
@@ -281,12 +281,12 @@ class _Ready:
         return Study(id=study_id, account_id=self.file.account_id, group_key=self.group[1], sealed_summary=summary)
 
     @functools.cached_property
-    def reading(self) -> ItemReading | None:
+    def reading(self) -> dict[str, Any] | None:
         """The order to read the file, while its key is at hand."""
         file = self.file
         if not file.facts.readable:
             return None
-        return readings.order(self._worker_public_key, file.account_id, file.item_id, file.dek)
+        return readings.order_columns(self._worker_public_key, file.account_id, file.item_id, file.dek)
 
     def identifiers(self) -> list[dict[str, str]]:
         uid = self.headers.get("instance_uid")
@@ -300,21 +300,21 @@ _Key = tuple[str, str]  # account id, keyed hash
 
 def _items_held(db: Session, ready: Sequence[_Ready]) -> dict[_Key, str]:
     """Ids of items with the content of one of these files, the oldest of each."""
-    return _ids(db, _ITEMS, {one.content for one in ready})
+    return _ids(db.connection(), _ITEMS, {one.content for one in ready})
 
 
 def _studies_held(db: Session, ready: Sequence[_Ready]) -> dict[_Key, str]:
     """Ids of the studies that these files belong to."""
-    return _ids(db, _STUDIES, {one.group for one in ready if one.group})
+    return _ids(db.connection(), _STUDIES, {one.group for one in ready if one.group})
 
 
-def _ids(db: Session, query: Select, wanted: set[_Key]) -> dict[_Key, str]:
+def _ids(connection: Connection, query: Select, wanted: set[_Key]) -> dict[_Key, str]:
     found: dict[_Key, str] = {}
     for account_id in {account_id for account_id, _ in wanted}:
         keys = sorted(key for owner, key in wanted if owner == account_id)
         for at in range(0, len(keys), _QUERY_ROWS):
             values = {"account": account_id, "keys": keys[at : at + _QUERY_ROWS]}
-            for row_id, key in db.connection().execute(query, values):
+            for row_id, key in connection.execute(query, values):
                 found.setdefault((account_id, key), row_id)
     return found
 
@@ -349,23 +349,24 @@ def _file_all(db: Session, ready: Sequence[_Ready]) -> list[Filed]:
             grown.setdefault(item.study_id, []).append(item.plain_bytes)
         fresh.append(one)
         filed.append(Filed(item, duplicate=False))
-    _insert(db, Study, [_columns(study) for study in new_studies])  # rows that others point at come first
-    _insert(db, Item, [_columns(one.item) for one in fresh])
-    _insert(db, ItemReading, [_columns(one.reading) for one in fresh if one.reading is not None])
-    _insert(db, ItemIdentifier, [row for one in fresh for row in one.identifiers()])
+    connection = db.connection()
+    _insert(connection, Study, [_columns(study) for study in new_studies])  # rows that others point at come first
+    _insert(connection, Item, [_columns(one.item) for one in fresh])
+    _insert(connection, ItemReading, [one.reading for one in fresh if one.reading is not None])
+    _insert(connection, ItemIdentifier, [row for one in fresh for row in one.identifiers()])
     for study_id, sizes in grown.items():
         values = {"study": study_id, "items": len(sizes), "bytes": sum(sizes), "at": now()}
-        db.connection().execute(_STUDY_GREW, values)
+        connection.execute(_STUDY_GREW, values)
     if again:
         duplicates.came_again(db, again)
         db.flush()
     return filed
 
 
-def _insert(db: Session, model: type, rows: Sequence[Mapping[str, Any]]) -> None:
+def _insert(connection: Connection, model: type, rows: Sequence[Mapping[str, Any]]) -> None:
     """Past the object mapper, which takes longer over a row than SQLite."""
     if rows:
-        db.connection().execute(_into(model)[0], rows)
+        connection.execute(_into(model)[0], rows)
 
 
 def _columns(row: Any) -> dict[str, Any]:

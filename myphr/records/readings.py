@@ -7,18 +7,23 @@ opens its reading, and nobody else. Format of the sealed parts: docs/formats/rea
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+from pydantic_core import PydanticUndefined
 from sqlalchemy import delete, func
 from sqlmodel import Session, col, select
 
 from myphr.crypto import envelope
-from myphr.database import Database
+from myphr.database import Database, new_id, now
 from myphr.errors import EnvelopeError
 from myphr.records.models import Item, ItemPreview, ItemReading
 from myphr.records.opening import Ring, dek_of
 from myphr.records.reading import Reading, as_fields, from_fields
 
 JOB = "jobs.ingest.read_items"
+_FRESH = {
+    name: field.default for name, field in ItemReading.model_fields.items() if field.default is not PydanticUndefined
+}  # fmt: skip
 VERSION = 1
 _QUERY_ROWS = 500  # ids in one query: SQLite takes 32,766 parameters, older ones 999
 
@@ -29,9 +34,17 @@ def dek_context(reading_id: str) -> bytes:
 
 def order(worker_public_key: bytes, account_id: str, item_id: str, dek: bytes) -> ItemReading:
     """The row that asks the worker to read an item that is just being filed."""
-    row = ItemReading(item_id=item_id, account_id=account_id, dek_for_worker=None)
-    row.dek_for_worker = envelope.seal_to(worker_public_key, dek, context=dek_context(row.id))
-    return row
+    return ItemReading(**order_columns(worker_public_key, account_id, item_id, dek))
+
+
+def order_columns(worker_public_key: bytes, account_id: str, item_id: str, dek: bytes) -> dict[str, Any]:
+    """The same as columns: making an object of each row would cost as much as SQLite's insert."""
+    reading_id, at = new_id(), now()
+    sealed = envelope.seal_to(worker_public_key, dek, context=dek_context(reading_id))
+    return _FRESH | {
+        "id": reading_id, "item_id": item_id, "account_id": account_id, "dek_for_worker": sealed, "created_at": at,
+        "changed_at": at,
+    }  # fmt: skip
 
 
 def forget(db: Session, item_id: str) -> None:
