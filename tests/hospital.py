@@ -54,12 +54,18 @@ def node_modules() -> Path:
     return NODE_MODULES
 
 
+def node() -> Path:
+    """Node.js 20, which Medplum needs (Debian 12 has 18), from npm like the rest."""
+    [found] = (node_modules() / "node_modules").glob("node-linux-*/bin/node")
+    return found
+
+
 class Medplum:
     """The FHIR server alone, without a check of tokens."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            ["node", str(node_modules() / "medplum.mjs")], stdout=subprocess.PIPE, text=True
+            [node(), node_modules() / "medplum.mjs"], stdout=subprocess.PIPE, text=True
         )  # fmt: skip
         assert self._process.stdout is not None
         self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
