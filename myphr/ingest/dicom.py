@@ -73,16 +73,18 @@ _SHORT_VRS = frozenset(
         b"US",
     }
 )
-_UNDEFINED = 0xFFFFFFFF
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+UNDEFINED = 0xFFFFFFFF
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 
-class _Stop(Exception):
+class Stop(Exception):
     """The head ends here, or what follows is not worth believing."""
 
 
-class _Walk:
+class Walk:
     """One data set as (tag, VR, value start, length) without looking into sequences."""
+
+    steps_max = STEPS_MAX
 
     def __init__(self, data: bytes, at: int, *, explicit: bool, little: bool) -> None:
         self.data = data
@@ -95,11 +97,11 @@ class _Walk:
         self._u32 = struct.Struct(order + "I")
 
     def header(self, explicit: bool) -> tuple[int, bytes, int]:
-        """Tag, VR (empty if implicit) and length at the cursor, which then stands on the value. Raises _Stop."""
+        """Tag, VR (empty if implicit) and length at the cursor, which then stands on the value. Raises Stop."""
         self.steps += 1
         data, at = self.data, self.at
-        if self.steps > STEPS_MAX or at + 8 > len(data):
-            raise _Stop
+        if self.steps > self.steps_max or at + 8 > len(data):
+            raise Stop
         group, element = self._tag.unpack_from(data, at)
         tag = group << 16 | element
         if group == 0xFFFE or not explicit:
@@ -108,11 +110,11 @@ class _Walk:
         vr = data[at + 4 : at + 6]
         if vr in _LONG_VRS:
             if at + 12 > len(data):
-                raise _Stop
+                raise Stop
             self.at = at + 12
             return tag, vr, self._u32.unpack_from(data, at + 8)[0]
         if vr not in _SHORT_VRS:
-            raise _Stop
+            raise Stop
         self.at = at + 8
         return tag, vr, self._u16.unpack_from(data, at + 6)[0]
 
@@ -127,50 +129,50 @@ class _Walk:
                 previous = tag
                 start = self.at
                 yield tag, vr, start, length
-                if length == _UNDEFINED:
+                if length == UNDEFINED:
                     # UN of undefined length holds implicit VR little endian, whatever surrounds it (PS3.5, 6.2.2).
                     self._skip_undefined(explicit=self.explicit and vr != b"UN")
                 else:
                     self.at = start + length
-        except _Stop:
+        except Stop:
             return
 
     def _skip_undefined(self, explicit: bool) -> None:
         """Move behind a sequence of undefined length. `open_` holds what is open: sequences and items in turn."""
-        open_ = [_SEQUENCE_END]
+        open_ = [SEQUENCE_END]
         while open_:
             if len(open_) > DEPTH_MAX:
-                raise _Stop
-            in_item = open_[-1] == _ITEM_END
+                raise Stop
+            in_item = open_[-1] == ITEM_END
             tag, vr, length = self.header(explicit and in_item)
             if tag == open_[-1]:
                 open_.pop()
             elif in_item:
-                if length != _UNDEFINED:
+                if length != UNDEFINED:
                     self.at += length
                 elif vr in (b"SQ", b"UN", b"") or vr in _LONG_VRS:
-                    open_.append(_SEQUENCE_END)
-            elif tag == _ITEM:
-                if length != _UNDEFINED:
+                    open_.append(SEQUENCE_END)
+            elif tag == ITEM:
+                if length != UNDEFINED:
                     self.at += length
                 else:
-                    open_.append(_ITEM_END)
+                    open_.append(ITEM_END)
             else:
-                raise _Stop
+                raise Stop
 
 
-def _start(head: bytes) -> tuple[bytes, int, bool, bool, str]:
-    """(data, offset, explicit, little, transfer syntax) of the data set. Raises _Stop if this is no DICOM."""
+def start_of(head: bytes) -> tuple[bytes, int, bool, bool, str]:
+    """(data, offset, explicit, little, transfer syntax) of the data set. Raises Stop if this is no DICOM."""
     at = 132 if head[128:132] == b"DICM" else 0
     syntax = ""
     if head[at : at + 2] == b"\x02\x00":  # file meta information: always explicit VR little endian
-        walk = _Walk(head, at, explicit=True, little=True)
+        walk = Walk(head, at, explicit=True, little=True)
         end = at
         for tag, _vr, start, length in walk.elements():
             if tag >> 16 != 2:
                 break
-            if length == _UNDEFINED or start + length > len(head):
-                raise _Stop
+            if length == UNDEFINED or start + length > len(head):
+                raise Stop
             if tag == 0x00020010:
                 syntax = head[start : start + min(length, 64)].rstrip(b"\0 ").decode("ascii", "replace")
             end = start + length
@@ -180,7 +182,7 @@ def _start(head: bytes) -> tuple[bytes, int, bool, bool, str]:
         try:
             return inflate.decompress(head[at:], INFLATED_BYTES_MAX), 0, True, True, syntax
         except zlib.error:
-            raise _Stop from None
+            raise Stop from None
     if syntax == _EXPLICIT_BE:
         return head, at, True, False, syntax
     if syntax == _IMPLICIT_LE:
@@ -195,35 +197,35 @@ def items_of(data: bytes, sequence: int, items_max: int) -> Iterator[dict[int, b
     """The items of one top-level sequence, each as its own elements' values; sequences inside them are left out. Ends
     where the data set does, or stops making sense. `data` is the whole file."""
     try:
-        data, at, explicit, little, _syntax = _start(data)
-        walk = _Walk(data, at, explicit=explicit, little=little)
+        data, at, explicit, little, _syntax = start_of(data)
+        walk = Walk(data, at, explicit=explicit, little=little)
         found = next(((start, length) for tag, _vr, start, length in walk.elements() if tag == sequence), None)
         if found is None:
             return
         start, length = found
-        inner = _Walk(data, start, explicit=explicit, little=little)
-        end = len(data) if length == _UNDEFINED else min(len(data), start + length)
+        inner = Walk(data, start, explicit=explicit, little=little)
+        end = len(data) if length == UNDEFINED else min(len(data), start + length)
         for _ in range(items_max):
             tag, _vr, length = inner.header(explicit)
-            if tag != _ITEM or inner.at > end:
+            if tag != ITEM or inner.at > end:
                 return
-            stop = end if length == _UNDEFINED else min(end, inner.at + length)
+            stop = end if length == UNDEFINED else min(end, inner.at + length)
             yield _item(inner, explicit, stop)
-            if length != _UNDEFINED:
+            if length != UNDEFINED:
                 inner.at = stop
             inner.steps = 0
-    except (_Stop, IndexError, struct.error):
+    except (Stop, IndexError, struct.error):
         return
 
 
-def _item(walk: _Walk, explicit: bool, stop: int) -> dict[int, bytes]:
-    """The elements of the item at the cursor, which then stands behind it. Raises _Stop."""
+def _item(walk: Walk, explicit: bool, stop: int) -> dict[int, bytes]:
+    """The elements of the item at the cursor, which then stands behind it. Raises Stop."""
     found: dict[int, bytes] = {}
     while walk.at < stop:
         tag, vr, length = walk.header(explicit)
-        if tag == _ITEM_END:
+        if tag == ITEM_END:
             break
-        if length == _UNDEFINED:
+        if length == UNDEFINED:
             walk._skip_undefined(explicit and vr != b"UN")
             continue
         if length <= VALUE_BYTES_MAX and vr != b"SQ":
@@ -236,7 +238,7 @@ def values_of(data: bytes) -> dict[int, bytes]:
     """The top-level values of an implicit VR little endian data set, as an answer to a question of ours is; sequences
     and what is longer than VALUE_BYTES_MAX are left out. Ends where the data set stops making sense."""
     found: dict[int, bytes] = {}
-    for tag, _vr, start, length in _Walk(data, 0, explicit=False, little=True).elements():
+    for tag, _vr, start, length in Walk(data, 0, explicit=False, little=True).elements():
         if length <= VALUE_BYTES_MAX and start + length <= len(data):
             found[tag] = data[start : start + length]
     return found
@@ -256,17 +258,17 @@ def looks_like_elements(head: bytes) -> bool:
         return False
     known = count = 0
     try:
-        data, at, explicit, little, _syntax = _start(head)
+        data, at, explicit, little, _syntax = start_of(head)
         if head[:2] == b"\x02\x00" and head[4:6] in _SHORT_VRS:
             return True
-        for tag, _vr, start, length in _Walk(data, at, explicit=explicit, little=little).elements():
-            if length != _UNDEFINED and (length > 1 << 20 or start + length > len(data)):
+        for tag, _vr, start, length in Walk(data, at, explicit=explicit, little=little).elements():
+            if length != UNDEFINED and (length > 1 << 20 or start + length > len(data)):
                 break
             count += 1
             known += tag in _WANTED or tag in (_CHARACTER_SET, 0x00080008)
             if count >= 3 and known:
                 return True
-    except (_Stop, IndexError):
+    except (Stop, IndexError):
         pass
     return False
 
@@ -275,13 +277,13 @@ def read_headers(head: bytes) -> dict[str, str | int] | None:
     """What the data set says about itself, as plain words and numbers (keys as in `_WANTED`, values at most 256
     characters, no control characters), or None if it is no DICOM. `head`: the first 256 KiB are plenty."""
     try:
-        data, at, explicit, little, syntax = _start(bytes(head))
-    except (_Stop, IndexError):
+        data, at, explicit, little, syntax = start_of(bytes(head))
+    except (Stop, IndexError):
         return None
     found: dict[str, str | int] = {}
     encodings: list[str] = ["iso8859"]
     order = "little" if little else "big"
-    walk = _Walk(data, at, explicit=explicit, little=little)
+    walk = Walk(data, at, explicit=explicit, little=little)
     for tag, _vr, start, length in walk.elements():
         if tag > _LAST_WANTED:
             break

@@ -56,6 +56,7 @@ def create_app(portal: Portal) -> Flask:
         deletions,
         dicom_web,
         dicom_web_out,
+        dicom_web_parts,
         drop_offs,
         entrance,
         everything,
@@ -84,7 +85,7 @@ def create_app(portal: Portal) -> Flask:
     for module in (
         entrance, second_step, account, identity, authorities, record, study, previews, correction, find, record_shares,
         share_by_kind, shared_with_me, drop_offs, hospitals, hospital_servers, machine, outcome, caregiver, trail,
-        help_pages, operator, uploads, dicom_web, dicom_web_out, app_keys, handing_over,
+        help_pages, operator, uploads, dicom_web, dicom_web_out, dicom_web_parts, app_keys, handing_over,
     ):  # fmt: skip
         app.register_blueprint(module.blueprint)
     app.register_blueprint(pacs.blueprint)

@@ -187,6 +187,11 @@ def _instances(study_uid: str, series_uid: str, instance_uid: str) -> list[Insta
     raise NotFound("study")
 
 
+def one_instance(study_uid: str, series_uid: str, instance_uid: str) -> Instance:
+    """Raises NotFound, as `_instances`."""
+    return _instances(study_uid, series_uid, instance_uid)[0]
+
+
 def _parts(store: ObjectStore, reader: Reader, found: list[Instance], boundary: str) -> Iterator[bytes]:
     """The body. Whatever goes wrong on the way ends the connection without the last boundary: never a whole answer."""
     for one in found:

@@ -63,11 +63,11 @@ OF_THE_OPERATOR = {
 }  # fmt: skip
 # No cookie helps there, only a token: see test_dicom_web.py.
 OF_A_SENDER = {"dicom_web.store", "dicom_web.store_study"}
-# Nor there: the token of an app key: see test_dicom_web_out.py.
+# Nor there: the token of an app key: see test_dicom_web_out.py, test_dicom_web_parts.py.
 OF_AN_APP = {f"dicom_web_out.{name}" for name in (
     "studies", "all_series", "all_instances", "series", "instances_of_study", "instances", "study", "one_series",
     "instance", "study_metadata", "series_metadata", "instance_metadata",
-)}  # fmt: skip
+)} | {f"dicom_web_parts.{name}" for name in ("frames",)}  # fmt: skip
 OF_ONE_OWNER = {
     "app_keys.stop",
     "account.sign_out_device", "study.study", "study.open_study", "study.delete_study", "study.item", "study.open_item",
@@ -141,7 +141,7 @@ def things(portal: Portal, patient: SignedIn) -> dict[str, str]:
         "study_id": study_id, "kind": "study", "thing_id": study_id, "gid": study_id,
         "item_id": put_in(portal, account_id, b"a letter", "letter.txt").id,
         "vm_session_id": put_vm_session(portal, account_id), "login_session_id": patient.login.login_session.id,
-        "study_uid": "1.2.3", "series_uid": "1.2.3", "instance_uid": "1.2.3",
+        "study_uid": "1.2.3", "series_uid": "1.2.3", "instance_uid": "1.2.3", "numbers": "1", "tag": "7FE00010",
         "app_key_id": put_app_key(patient, portal), "drop_off_id": put_drop_off(patient, portal),
         "fetch_id": put_fetch(patient, portal), "server_id": study_id, "pacs_id": study_id,
         "link_id": (link_id := put_pacs_link(patient, portal)),

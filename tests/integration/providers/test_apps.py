@@ -1,11 +1,15 @@
 """QIDO-RS and WADO-RS with real readers: dicomweb-client, and Orthanc's DICOMweb client fetching a study."""
 
+import io
 import json
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
+import pydicom
 import pytest
+from pydicom.encaps import generate_frames
 from pydicom.uid import generate_uid
 
 from myphr.portal import Portal
@@ -38,6 +42,30 @@ def test_dicomweb_client_finds_and_fetches(portal: Portal, web: Process, token: 
     assert sorted(image.InstanceNumber for image in images) == [1, 2, 3]
     one = client.retrieve_instance(STUDY, uid, images[0].SOPInstanceUID)
     assert one.PixelData == images[0].PixelData
+
+
+def test_dicomweb_client_fetches_frames(portal: Portal, web: Process, patient: SignedIn) -> None:
+    from dicomweb_client.api import DICOMwebClient
+
+    pixels = bytes(range(48))
+    film = dicom_bytes(STUDY, NumberOfFrames=3, PixelData=pixels)
+    put_in(portal, patient.account.id, film, "film")
+    photo = (Path(pydicom.__file__).parent / "data" / "test_files" / "SC_rgb_jpeg_dcmtk.dcm").read_bytes()
+    put_in(portal, patient.account.id, photo, "photo")
+    token = app_keys.create(portal, patient.login, "My viewer", 3600, None).token
+    client = DICOMwebClient(f"http://127.0.0.1:{web.port}/dicom-web", headers={"Authorization": f"Bearer {token}"})
+
+    def uids_of(content: bytes) -> tuple[str, str, str]:
+        image = pydicom.dcmread(io.BytesIO(content))
+        return image.StudyInstanceUID, image.SeriesInstanceUID, image.SOPInstanceUID
+
+    assert client.retrieve_instance_frames(*uids_of(film), frame_numbers=[3, 1]) == [pixels[32:], pixels[:16]]
+    octets = (("application/octet-stream", "1.2.840.10008.1.2.1"),)
+    assert client.retrieve_instance_frames(*uids_of(film), frame_numbers=[2], media_types=octets) == [pixels[16:32]]
+    image = pydicom.dcmread(io.BytesIO(photo))
+    jpeg = (("image/jpeg", image.file_meta.TransferSyntaxUID),)
+    [found] = client.retrieve_instance_frames(*uids_of(photo), frame_numbers=[1], media_types=jpeg)
+    assert found == next(generate_frames(image.PixelData, number_of_frames=1))
 
 
 def test_orthanc_fetches_a_study(web: Process, token: str, orthanc: Callable[[dict], str]) -> None:

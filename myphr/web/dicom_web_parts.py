@@ -1,0 +1,118 @@
+"""DICOMweb for the patient's own apps, the parts of an image (DICOM PS3.18, 10.4.1.1.6): frames.
+
+Only the parts' own bytes are opened, a piece at a time, and given out as they are stored; nothing is decoded here.
+Knows HTTP; `ingest.dicom_frames` knows where in a file they stand, `dicom_web_out` what the app's key opens.
+"""
+
+import contextlib
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from flask import Blueprint, Response, g, request
+from werkzeug.http import parse_list_header, parse_options_header
+
+from myphr.errors import NotAcceptable, NotFound, PortalError
+from myphr.ingest.dicom_file import DicomFile, NotDicom
+from myphr.ingest.dicom_frames import OCTETS, Frames, NoSuchFrame, NotByFrames
+from myphr.records.items import OpenItem, open_item
+from myphr.sharing.app_keys import Reader
+from myphr.web.dicom_web_out import PIECE_BYTES, one_instance, tell_error
+from myphr.web.login import portal
+from myphr.web.policy import APP, policy
+from myphr.web.senders import streams
+
+FRAMES_MAX = 1000  # of one request
+_LIST = re.compile(r"[0-9]{1,9}(,[0-9]{1,9})*")
+_UNQUOTED = re.compile(r'=([^\s",;]+)')  # many an app writes type=application/octet-stream
+_INSTANCE = "/studies/<study_uid>/series/<series_uid>/instances/<instance_uid>"
+
+blueprint = Blueprint("dicom_web_parts", __name__, url_prefix="/dicom-web")
+blueprint.register_error_handler(PortalError, tell_error)
+
+Pieces = list[tuple[int, int]]  # (start, length) in the file
+
+
+class Form(NamedTuple):
+    """How the parts go out."""
+
+    several: bool  # as multipart/related
+    kind: str
+
+
+@blueprint.get(_INSTANCE + "/frames/<numbers>")
+@policy(APP)
+def frames(study_uid: str, series_uid: str, instance_uid: str, numbers: str) -> Response:
+    if not _LIST.fullmatch(numbers) or numbers.count(",") >= FRAMES_MAX:
+        return Response(f"numbers with commas between them, {FRAMES_MAX} at most\n", 400, mimetype="text/plain")
+    with opened(study_uid, series_uid, instance_uid) as (item, under_way):
+        try:
+            found = Frames(DicomFile(item.read_at, item.plain_bytes))
+            pieces = [found.pieces(int(one)) for one in numbers.split(",")]
+        except (NoSuchFrame, NotDicom):
+            raise NotFound("frame") from None
+        except NotByFrames:
+            raise NotAcceptable() from None
+        form = form_wanted(found.media_type, found.syntax, len(pieces))
+        return given(item, form, pieces, under_way)
+
+
+@contextlib.contextmanager
+def opened(study_uid: str, series_uid: str, instance_uid: str) -> Iterator[tuple[OpenItem, contextlib.ExitStack]]:
+    """The image, open for this request, and what closes it: after an error here, else with the response that took
+    `pop_all` of it. Raises NotFound, TooManySenders."""
+    with contextlib.ExitStack() as under_way:
+        under_way.enter_context(streams.one(g.app_key.account_id))
+        one = one_instance(study_uid, series_uid, instance_uid)
+        item = open_item(portal().store, one.item, one.dek)
+        under_way.callback(item.close)
+        yield item, under_way
+
+
+def form_wanted(kind: str, syntax: str, parts: int) -> Form:
+    """Raises NotAcceptable where the app wants none of what we can give (PS3.18, 8.7.3 to 8.7.5)."""
+    accept = _UNQUOTED.sub(r'="\1"', request.headers.get("Accept") or "*/*")
+    for offer in parse_list_header(accept):
+        media, options = parse_options_header(offer)
+        several = media.lower() in ("multipart/related", "*/*")
+        inner = (options.get("type", "*/*") if several else media).lower()
+        asked = options.get("transfer-syntax", "")
+        if asked not in ("", "*", syntax) or not (several or parts == 1):
+            continue
+        if inner in (kind, "*/*", kind.partition("/")[0] + "/*"):
+            return Form(several, f"{kind}; transfer-syntax={syntax}")
+        if inner == OCTETS and asked:  # without a syntax, octets are uncompressed ones
+            return Form(several, f"{OCTETS}; transfer-syntax={syntax}")
+    raise NotAcceptable()
+
+
+def given(item: OpenItem, form: Form, parts: Sequence[Pieces], under_way: contextlib.ExitStack) -> Response:
+    """The parts, noted in "Who looked" before the first of them leaves. Raises AppKeyClosed."""
+    reader: Reader = g.app_key
+    reader.note("app-key-fetched", items=1)
+    if form.several:
+        boundary = secrets.token_hex(16)
+        kind = f'multipart/related; type="{form.kind.partition(";")[0]}"; boundary={boundary}'
+        response = Response(_multipart(item, reader, form.kind, parts, boundary), content_type=kind)
+    else:
+        response = Response(_bytes_of(item, reader, parts[0]), content_type=form.kind)
+        response.content_length = sum(length for _, length in parts[0])
+    response.call_on_close(under_way.pop_all().close)
+    return response
+
+
+def _multipart(item: OpenItem, reader: Reader, kind: str, parts: Sequence[Pieces], boundary: str) -> Iterator[bytes]:
+    for pieces in parts:
+        length = sum(one for _, one in pieces)
+        yield f"--{boundary}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n".encode()
+        yield from _bytes_of(item, reader, pieces)
+        yield b"\r\n"
+    yield f"--{boundary}--\r\n".encode()
+
+
+def _bytes_of(item: OpenItem, reader: Reader, pieces: Pieces) -> Iterator[bytes]:
+    reader.still()  # a key taken back ends the answer with the part before
+    for start, length in pieces:
+        for at in range(start, start + length, PIECE_BYTES):
+            yield item.read_at(at, min(PIECE_BYTES, start + length - at))

@@ -1,0 +1,160 @@
+"""Parts of images for the patient's own apps: frames. What is given, in which form, to whom, and what not."""
+
+import io
+
+import pydicom
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGBaseline8Bit
+from sqlmodel import select
+
+from myphr.audit.models import AuditEvent
+from myphr.portal import Portal
+from myphr.sharing import app_keys
+from tests.cast import SignedIn
+from tests.web.stage import dicom_bytes, put_in
+from tests.web.test_dicom_web_out import files_in, get
+
+FILM, PHOTO, OTHER = "2.25.31", "2.25.32", "2.25.33"
+PIXELS = bytes(range(48))
+PHOTOS = [b"\xff\xd8one.", b"\xff\xd8two."]
+NATIVE, JPEG = "1.2.840.10008.1.2.1", str(JPEGBaseline8Bit)
+
+
+def compressed(study_uid: str, frames: list[bytes]) -> bytes:
+    image = pydicom.dcmread(io.BytesIO(dicom_bytes(study_uid, NumberOfFrames=len(frames))))
+    image.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    image.PixelData = encapsulate(frames)
+    image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
+    out = io.BytesIO()
+    image.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+@pytest.fixture
+def images(portal: Portal, patient: SignedIn) -> dict[str, str]:
+    """The addresses of a native film of three frames and of a compressed one of two, both in the key's scope."""
+    found = {}
+    film = dicom_bytes(FILM, NumberOfFrames=3, PixelData=PIXELS)
+    for content in (film, compressed(PHOTO, PHOTOS), dicom_bytes(OTHER)):
+        put_in(portal, patient.account.id, content, "film")
+        image = pydicom.dcmread(io.BytesIO(content))
+        uids = image.StudyInstanceUID, image.SeriesInstanceUID, image.SOPInstanceUID
+        found[uids[0]] = "/studies/{}/series/{}/instances/{}".format(*uids)
+    return found
+
+
+@pytest.fixture
+def token(portal: Portal, patient: SignedIn, images: dict[str, str]) -> str:
+    with portal.database.read() as db:
+        from myphr.records.models import Item
+
+        studies = [item.study_id for item in db.exec(select(Item).order_by(Item.created_at))]  # type: ignore[arg-type]
+    return app_keys.create(portal, patient.login, "My viewer", 3600, [str(one) for one in studies[:2]]).token
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client(use_cookies=False)
+
+
+# -- frames ---------------------------------------------------------------------------------------
+def test_frames_come_in_the_order_asked_for(client: FlaskClient, token: str, images: dict[str, str]) -> None:
+    answer = get(client, token, images[FILM] + "/frames/3,1")
+    assert answer.status_code == 200 and files_in(answer) == [PIXELS[32:], PIXELS[:16]]
+    assert answer.content_type.startswith('multipart/related; type="application/octet-stream"; boundary=')
+    assert f"Content-Type: application/octet-stream; transfer-syntax={NATIVE}\r\n".encode() in answer.data
+    answer = get(client, token, images[PHOTO] + "/frames/2")
+    assert files_in(answer) == [PHOTOS[1]]
+    assert f"Content-Type: image/jpeg; transfer-syntax={JPEG}\r\n".encode() in answer.data
+
+
+@pytest.mark.parametrize(
+    ("image", "accept", "kind"),
+    [(FILM, "", "multipart/related"), (FILM, "*/*", "multipart/related"),
+     (FILM, 'multipart/related; type="application/octet-stream"', "multipart/related"),
+     (FILM, f"multipart/related; type=application/octet-stream; transfer-syntax={NATIVE}", "multipart/related"),
+     (FILM, "application/octet-stream", "application/octet-stream"),
+     (FILM, 'multipart/related; type="image/jpeg", application/octet-stream', "application/octet-stream"),
+     (FILM, 'multipart/related; type="image/jpeg"', ""), (FILM, "image/jpeg", ""), (FILM, "text/html", ""),
+     (FILM, f'multipart/related; type="application/octet-stream"; transfer-syntax={JPEG}', ""),
+     (PHOTO, 'multipart/related; type="image/jpeg"', "multipart/related"), (PHOTO, "image/jpeg", "image/jpeg"),
+     (PHOTO, 'multipart/related; type="image/*"; transfer-syntax=*', "multipart/related"),
+     (PHOTO, f'multipart/related; type="image/jpeg"; transfer-syntax={JPEG}', "multipart/related"),
+     (PHOTO, "application/octet-stream; transfer-syntax=*", "application/octet-stream"),
+     (PHOTO, 'multipart/related; type="application/octet-stream"', ""), (PHOTO, "application/octet-stream", ""),
+     (PHOTO, 'multipart/related; type="image/jpeg"; transfer-syntax=1.2.840.10008.1.2.4.70', ""),
+     (PHOTO, 'multipart/related; type="image/jp2"', "")],
+)  # fmt: skip
+def test_a_frame_comes_as_it_is_stored_or_not(
+    client: FlaskClient, token: str, images: dict[str, str], image: str, accept: str, kind: str
+) -> None:
+    answer = get(client, token, images[image] + "/frames/1", accept)
+    assert answer.status_code == (200 if kind else 406)
+    if kind:
+        assert answer.content_type.startswith(kind)
+        body = files_in(answer)[0] if "multipart" in kind else answer.data
+        assert body == {FILM: PIXELS[:16], PHOTO: PHOTOS[0]}[image]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "status"),
+    [("0", 404), ("4", 404), ("1,4", 404), ("999999999", 404), ("x", 400), ("-1", 400), ("1,,2", 400), ("1-2", 400),
+     ("1" * 10, 400), (",".join(["1"] * 1001), 400), ("%D9%A1", 400)],
+)  # fmt: skip
+def test_frames_that_are_not_there(
+    client: FlaskClient, token: str, images: dict[str, str], numbers: str, status: int
+) -> None:
+    assert get(client, token, f"{images[FILM]}/frames/{numbers}").status_code == status
+
+
+def test_several_frames_are_no_single_part(client: FlaskClient, token: str, images: dict[str, str]) -> None:
+    assert get(client, token, images[FILM] + "/frames/1,2", "application/octet-stream").status_code == 406
+
+
+# -- who and what not -----------------------------------------------------------------------------
+PARTS = ["/frames/1"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_nothing_of_an_image_outside_the_key_or_after_its_end(
+    client: FlaskClient, portal: Portal, patient: SignedIn, token: str, images: dict[str, str], part: str
+) -> None:
+    assert get(client, token, images[FILM] + part).status_code == 200
+    for address in (images[OTHER], images[FILM] + "9", images[FILM].replace(FILM, PHOTO, 1)):
+        assert get(client, token, address + part).status_code == 404
+    assert get(client, "x" * 43, images[FILM] + part).status_code == 401
+    assert client.get("/dicom-web" + images[FILM] + part).status_code == 401
+    for method in ("POST", "PUT", "DELETE"):
+        bearer = {"Authorization": f"Bearer {token}"}
+        answer = client.open("/dicom-web" + images[FILM] + part, method=method, headers=bearer)
+        assert answer.status_code in (400, 405)
+    [key] = app_keys.list_mine(portal, patient.login)
+    app_keys.revoke(portal, patient.login, key.id)
+    assert get(client, token, images[FILM] + part).status_code == 401
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_was_given_stands_in_the_trail(
+    client: FlaskClient, portal: Portal, token: str, images: dict[str, str], part: str
+) -> None:
+    for _ in range(12):  # more than one key may have under way at once: each is closed with its answer
+        assert get(client, token, images[FILM] + part).status_code == 200
+        assert get(client, token, images[FILM] + part, "text/html").status_code == 406
+    with portal.database.read() as db:
+        events = [one.event for one in db.exec(select(AuditEvent).where(AuditEvent.actor_kind == "app"))]
+    assert events == ["app-key-fetched"] * 12
+
+
+def test_no_stored_bytes_make_more_than_a_404_or_a_406(
+    client: FlaskClient, portal: Portal, patient: SignedIn
+) -> None:
+    content = compressed(FILM, PHOTOS)
+    image = pydicom.dcmread(io.BytesIO(content))
+    address = f"/studies/{FILM}/series/{image.SeriesInstanceUID}/instances/{image.SOPInstanceUID}"
+    put_in(portal, patient.account.id, content[:-22], "cut.dcm")
+    token = app_keys.create(portal, patient.login, "My viewer", 3600, None).token
+    assert get(client, token, address + "/frames/2").status_code == 404
+    assert get(client, token, address + "/frames/1").status_code == 200
