@@ -134,6 +134,8 @@ _DECLARED = (
     Event("drop-off-revoked", "{who} stopped a practice from sending files.", {"drop_off": Kind.ID}),
     Event("app-key-made", "{who} let an app read {studies:examination}.",
           {"app_key": Kind.ID, "studies": Kind.COUNT, "seconds": Kind.COUNT}),
+    Event("app-key-widened", "{who} signed in, and {items:picture} that had come since were added for an app.",
+          {"app_key": Kind.ID, "items": Kind.COUNT}),
     Event("app-key-searched", "{who} looked which pictures there are.", {"app_key": Kind.ID},
           "{who} looked {times:time} which pictures there are."),
     Event("app-key-fetched", "{who} fetched {items:picture}.", {"app_key": Kind.ID, "items": Kind.COUNT},

@@ -21,6 +21,9 @@ class AppKey(SQLModel, table=True):
     created_at: dt.datetime = Field(default_factory=now)
     changed_at: dt.datetime = Field(default_factory=now)
     last_used_at: dt.datetime | None = None
+    # What wraps the rows of its studies, envelope to the owner. None: made before there was one, or over.
+    sealed_key: bytes | None = None
+    covers_all: bool = False  # also studies that come later; else those that have a row
 
 
 class AppKeyStudy(SQLModel, table=True):
@@ -30,4 +33,5 @@ class AppKeyStudy(SQLModel, table=True):
 
     app_key_id: str = Field(foreign_key="app_key.id", primary_key=True)
     study_id: str = Field(foreign_key="study.id", primary_key=True)
-    wrapped_deks: bytes  # JSON, under a key from the token: see docs/formats/app-key.md
+    wrapped_deks: bytes  # JSON, under a key from the token: see docs/formats/app-key.md; empty: a file was deleted
+    wrapped_at: dt.datetime | None = None  # None: not all that the study has is in it

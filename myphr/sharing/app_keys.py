@@ -1,19 +1,18 @@
 """App keys: the patient lets an app of hers read the pictures of chosen studies, by QIDO-RS and WADO-RS, for a time.
 
 The portal has no standing power to open a record, so the token itself must carry the key: from its 32 random bytes,
-shown once, comes a key that wraps the DEKs of the files in scope as they are when it is made. Only the token's hash and
-those wraps are stored. Revoked or run out, the wraps are deleted in that commit. Images that come later are not
-covered. Called by the pages and `web/dicom_web_out.py`; knows no HTTP.
+shown once, comes a key that wraps the DEKs of the files in scope (`app_key_wraps`). Only the token's hash, those wraps
+and, sealed to the owner, the key are stored. Revoked or run out, wraps and key are deleted in that commit. Called by
+the pages and `web/dicom_web_out.py`; knows no HTTP.
 """
 
 import contextlib
 import dataclasses
 import datetime as dt
 import hashlib
-import json
 import secrets
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from sqlmodel import Session, col, delete, func, select
 
@@ -27,8 +26,10 @@ from myphr.people.login_sessions import Login
 from myphr.people.models import Account
 from myphr.records.filing import RecordParts
 from myphr.records.models import Item, Study
-from myphr.records.opening import dek_of, open_details
+from myphr.records.opening import open_details
+from myphr.sharing import app_key_wraps
 from myphr.sharing.app_key_models import AppKey, AppKeyStudy
+from myphr.sharing.app_key_wraps import Ring, Wrapping
 from myphr.state_tables import StateConflict, StateTable
 
 OPEN_MAX = 20  # app keys of one patient at a time
@@ -53,6 +54,7 @@ class Created:
     name: str = dataclasses.field(repr=False)
     token: str = dataclasses.field(repr=False)
     studies: int
+    covers_all: bool
     expires_at: dt.datetime
 
 
@@ -64,6 +66,8 @@ class AppKeyView:
     name: str = dataclasses.field(repr=False)
     state: str
     studies: int
+    covers_all: bool  # also examinations that come later
+    follows: bool  # what comes later is added at the owner's next sign-in
     expires_at: dt.datetime
     last_used_at: dt.datetime | None
 
@@ -86,7 +90,7 @@ class Reader:
 
     def __init__(self, parts: RecordParts, row: AppKey, key: bytes) -> None:
         self.app_key_id, self.account_id = row.id, row.account_id
-        self._parts, self._key = parts, key
+        self._parts, self._wrapping = parts, Wrapping(row.id, row.account_id, key)
 
     def studies(self) -> list[str]:
         """Ids of the studies in scope that are still there."""
@@ -107,12 +111,10 @@ class Reader:
             )).all()  # fmt: skip
         if row is None:
             raise NotFound("study")
-        deks = json.loads(
-            envelope.unwrap(self._key, row.wrapped_deks, context=_deks_context(self.app_key_id, study_id))
-        )["deks"]
+        deks = self._wrapping.open(row)
         found = []
         for item in items:
-            dek = bytes.fromhex(deks.get(item.id, ""))
+            dek = deks.get(item.id, b"")
             with contextlib.suppress(EnvelopeError):  # one damaged row must not hide the others
                 if dek:
                     found.append(Instance(item, dek, open_details(dek, item.id, item.sealed_details)["headers"] or {}))
@@ -137,12 +139,6 @@ class Reader:
             trail.record(db, event, account_id=row.account_id, actor=Actor("app", row.id), app_key=row.id, **details)
 
 
-class Ring(Protocol):
-    @property
-    def public_key(self) -> bytes: ...
-    def open(self, sealed: bytes, *, context: bytes) -> bytes: ...
-
-
 # -- the owner ------------------------------------------------------------------------------------
 def create(
     parts: RecordParts, login: Login, name: str, seconds: int, study_ids: Collection[str] | None
@@ -153,37 +149,34 @@ def create(
         raise FormRefused(reason="choose for how long")
     account_id, ring = login.account.id, login.ring()
     with parts.database.read() as db:
-        mine = set(db.exec(select(Study.id).where(
-            Study.account_id == account_id, col(Study.deleted_at).is_(None), Study.items_count > 0
-        )))  # fmt: skip
-    chosen = mine if study_ids is None else set(study_ids)
-    if chosen - mine:
+        mine = app_key_wraps.studies_of(db, account_id).keys()
+    chosen = sorted(mine if study_ids is None else set(study_ids))
+    if set(chosen) - mine:
         raise NotFound("study")
     if not chosen:
         raise FormRefused(reason="choose what the app may read" if mine else "there are no pictures yet")
     token, app_key_id = secrets.token_urlsafe(32), new_id()
-    key = _key_of(token, app_key_id)
-    studies = [
-        AppKeyStudy(app_key_id=app_key_id, study_id=one, wrapped_deks=_wrapped(parts, ring, key, app_key_id, one))
-        for one in sorted(chosen)
-    ]
+    wrapping = Wrapping(app_key_id, account_id, _key_of(token, app_key_id))
+    deks = app_key_wraps.opened(parts, ring, chosen, {})
     row = AppKey(
         id=app_key_id, account_id=account_id, token_sha256=_hash_of(token),
         sealed_name=envelope.seal_to(ring.public_key, name.encode(), context=_name_context(app_key_id)),
+        sealed_key=app_key_wraps.seal_for_owner(ring, wrapping), covers_all=study_ids is None,
         expires_at=now() + dt.timedelta(seconds=seconds),
     )  # fmt: skip
     with parts.database.write() as db:
+        app_key_wraps.hold_record(db, account_id)
         held = select(func.count()).select_from(AppKey).where(AppKey.account_id == account_id, AppKey.state == "open")
         if db.exec(held).one() >= OPEN_MAX:
             raise FormRefused(reason=f"there are {OPEN_MAX} already; stop one of them first")
         db.add(row)
         db.flush()
-        db.add_all(studies)
+        app_key_wraps.put(db, wrapping, chosen, deks)
         trail.record(
             db, "app-key-made", account_id=account_id, actor=Actor("patient", account_id), app_key=app_key_id,
-            studies=len(studies), seconds=seconds,
+            studies=len(chosen), seconds=seconds,
         )  # fmt: skip
-    return Created(app_key_id, name, token, len(studies), row.expires_at)
+    return Created(app_key_id, name, token, len(chosen), row.covers_all, row.expires_at)
 
 
 def list_mine(parts: RecordParts, login: Login) -> list[AppKeyView]:
@@ -240,21 +233,10 @@ def by_token(parts: RecordParts, token: str) -> Reader:
 
 
 # -- rows -----------------------------------------------------------------------------------------
-def _wrapped(parts: RecordParts, ring: Ring, key: bytes, app_key_id: str, study_id: str) -> bytes:
-    with parts.database.read() as db:
-        items = db.exec(select(Item).where(
-            Item.study_id == study_id, col(Item.deleted_at).is_(None), Item.sealed_dek != b"", Item.format == "dicom"
-        )).all()  # fmt: skip
-    deks = {}
-    for item in items:
-        with contextlib.suppress(EnvelopeError):
-            deks[item.id] = dek_of(ring, item).hex()
-    plain = json.dumps({"version": 1, "deks": deks}, separators=(",", ":")).encode()
-    return envelope.wrap(key, plain, context=_deks_context(app_key_id, study_id))
-
-
 def _end(db: Session, row: AppKey, how: str, event: str, actor: Actor) -> None:
     APP_KEY.move(db, row, how)
+    row.sealed_key = None
+    db.add(row)
     db.execute(delete(AppKeyStudy).where(col(AppKeyStudy.app_key_id) == row.id))
     trail.record(db, event, account_id=row.account_id, actor=actor, app_key=row.id)
 
@@ -268,8 +250,14 @@ def _mine(db: Session, login: Login, app_key_id: str) -> AppKey:
 
 def _view(db: Session, row: AppKey, ring: Ring) -> AppKeyView:
     state = "expired" if row.state == "open" and row.expires_at <= now() else row.state
-    studies = db.exec(select(func.count()).select_from(AppKeyStudy).where(AppKeyStudy.app_key_id == row.id)).one()
-    return AppKeyView(row.id, _name_of(row, ring), state, studies, row.expires_at, row.last_used_at)
+    studies = db.exec(
+        select(func.count()).select_from(AppKeyStudy)
+        .where(AppKeyStudy.app_key_id == row.id, AppKeyStudy.wrapped_deks != b"")
+    ).one()  # fmt: skip
+    return AppKeyView(
+        row.id, _name_of(row, ring), state, studies, row.covers_all, row.sealed_key is not None, row.expires_at,
+        row.last_used_at,
+    )  # fmt: skip
 
 
 def _name_of(row: AppKey, ring: Ring) -> str:
@@ -278,10 +266,6 @@ def _name_of(row: AppKey, ring: Ring) -> str:
 
 def _name_context(app_key_id: str) -> bytes:
     return envelope.context_for("app-key-name", app_key_id)
-
-
-def _deks_context(app_key_id: str, study_id: str) -> bytes:
-    return envelope.context_for("app-key-deks", app_key_id, study_id)
 
 
 def _key_of(token: str, app_key_id: str) -> bytes:

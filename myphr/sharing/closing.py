@@ -226,7 +226,7 @@ def _app_keys(db: Session, account_id: str) -> int:
             with contextlib.suppress(StateConflict):  # it ran out this very moment
                 APP_KEY.move(db, row, "revoke")
             ended += 1
-        row.sealed_name = b""
+        row.sealed_name, row.sealed_key = b"", None
         db.add(row)
     db.execute(delete(AppKeyStudy).where(col(AppKeyStudy.app_key_id).in_([row.id for row in rows])))
     return ended

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 from sqlmodel import Session, col, select
 
 from myphr.records.models import Item
@@ -12,7 +12,10 @@ from myphr.sharing.record_models import ItemWrap
 
 def forget_items(db: Session, item_ids: Sequence[str]) -> int:
     """Every share's wrapped keys of these items, of all epochs, and what app keys hold of their studies: one sealed
-    row a study, so that an app loses the whole study with one of its images. How many rows there were."""
+    row a study, so that an app loses the whole study until `app_key_wraps.catch_up`. How many rows there were."""
     studies = select(col(Item.study_id)).where(col(Item.id).in_(item_ids), col(Item.study_id).is_not(None))
-    apps = db.connection().execute(delete(AppKeyStudy).where(col(AppKeyStudy.study_id).in_(studies))).rowcount
+    apps = db.connection().execute(
+        update(AppKeyStudy).where(col(AppKeyStudy.study_id).in_(studies), col(AppKeyStudy.wrapped_deks) != b"")
+        .values(wrapped_deks=b"")
+    ).rowcount  # fmt: skip
     return apps + db.connection().execute(delete(ItemWrap).where(col(ItemWrap.item_id).in_(item_ids))).rowcount

@@ -15,7 +15,7 @@ from myphr.people import accounts
 from myphr.people.accounts import Login
 from myphr.people.models import LoginSession
 from myphr.portal import Portal
-from myphr.sharing import delegations, record_shares
+from myphr.sharing import app_key_wraps, delegations, record_shares
 from myphr.sharing.search_around import Around
 from myphr.web.policy import this_request_prolongs
 from myphr.web.security import renew_csrf
@@ -73,6 +73,7 @@ def start(login_session: LoginSession, cookie_value: str) -> None:
     reading.catch_up(portal(), login.account.id, login.ring())
     record_shares.catch_up(portal(), login)
     delegations.catch_up(portal(), login)
+    app_key_wraps.catch_up(portal(), login)
     portal().search.catch_up(login.ring(), login.account.id, Around(portal(), login))
 
 

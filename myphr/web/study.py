@@ -29,7 +29,7 @@ from myphr.records.items import ItemView, StudyPage
 from myphr.records.models import Item
 from myphr.records.opening import OpenItem
 from myphr.records.zip_stream import ZipMember
-from myphr.sharing import forgetting
+from myphr.sharing import app_key_wraps, forgetting
 from myphr.viewers import catalogue
 from myphr.viewers.catalogue import Viewer
 from myphr.viewers.contents import Contents
@@ -228,6 +228,7 @@ def _delete(what: str, remove: Callable[..., object], id_: str, **context: Any) 
     if request.method != "POST":
         return render_page("record/delete.html", what=f"this {what}", **context)
     remove(portal(), this_login(), id_, (forgetting.forget_items,))
+    app_key_wraps.catch_up(portal(), this_login())  # an app lost the whole study with one of its files
     flash(f"The {what} is deleted. Its keys are destroyed; you find the proof at the end of this page.")
     return redirect(url_for("record.my_record"), 303)  # type: ignore[return-value]
 

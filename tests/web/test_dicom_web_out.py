@@ -15,10 +15,12 @@ from werkzeug.test import TestResponse
 from myphr.audit.models import AuditEvent
 from myphr.audit.trail import Actor
 from myphr.portal import Portal
+from myphr.records import deletions
 from myphr.records.items import remove_study
 from myphr.records.models import Item
-from myphr.sharing import app_keys
+from myphr.sharing import app_key_wraps, app_keys
 from myphr.sharing.app_key_models import AppKey, AppKeyStudy
+from myphr.sharing.forgetting import forget_items
 from tests.cast import PATIENT, SignedIn
 from tests.web.conftest import sign_in
 from tests.web.page_client import PageClient
@@ -163,26 +165,96 @@ def test_only_what_was_chosen_opens(
     assert get(client, token, f"/studies/{HEAD}/series").status_code == 204
 
 
-def test_what_came_later_and_what_was_deleted_is_not_there(
-    client: FlaskClient, portal: Portal, patient: SignedIn, token: str, studies: dict[str, str]
+def test_what_came_later_is_there_once_its_owner_signed_in(
+    client: FlaskClient, portal: Portal, patient: SignedIn, browser: PageClient, token: str, studies: dict[str, str]
 ) -> None:
     put_in(portal, patient.account.id, dicom_bytes(HEAD, 3), "later")
+    put_in(portal, patient.account.id, dicom_bytes("2.25.3003", 1), "another study")
     assert len(files_in(get(client, token, f"/studies/{HEAD}"))) == 2
+    assert get(client, token, "/studies/2.25.3003").status_code == 404
+    vera = sign_in(browser, PATIENT)
+    assert len(files_in(get(client, token, f"/studies/{HEAD}"))) == 3
+    assert len(files_in(get(client, token, "/studies/2.25.3003"))) == 1
+    assert "You signed in, and 2 pictures that had come since were added for an app." in vera.get("/who-looked").text
     remove_study(portal.database, patient.account.id, studies[HEAD], Actor("patient", patient.account.id))
     assert get(client, token, f"/studies/{HEAD}").status_code == 404
 
 
-def test_with_a_deleted_image_the_keys_that_an_app_held_of_its_study_are_gone(
+def test_a_key_for_chosen_studies_gets_what_comes_to_them_and_no_other(
+    client: FlaskClient, portal: Portal, patient: SignedIn, studies: dict[str, str]
+) -> None:
+    token = app_keys.create(portal, patient.login, "Knee app", 3600, [studies[KNEE]]).token
+    for uid, number in ((HEAD, 3), (KNEE, 2), ("2.25.3003", 1)):
+        put_in(portal, patient.account.id, dicom_bytes(uid, number), f"{uid}{number}")
+    for _ in range(2):
+        app_key_wraps.catch_up(portal, patient.login)
+        assert len(files_in(get(client, token, f"/studies/{KNEE}"))) == 2
+        assert {one["0020000D"]["Value"][0] for one in json.loads(get(client, token, "/studies").data)} == {KNEE}
+
+
+def test_a_key_that_is_over_gets_nothing_and_one_from_before_stays_as_it_was(
+    client: FlaskClient, portal: Portal, patient: SignedIn, token: str, studies: dict[str, str]
+) -> None:
+    app_keys.create(portal, patient.login, "Stopped", 3600, None)
+    app_keys.revoke(portal, patient.login, app_keys.list_mine(portal, patient.login)[0].id)
+    with portal.database.write() as db:
+        stopped, before = db.exec(select(AppKey).order_by(AppKey.state.desc())).all()
+        assert stopped.sealed_key is None
+        before.sealed_key = None
+        db.add(before)
+    put_in(portal, patient.account.id, dicom_bytes(HEAD, 3), "later")
+    app_key_wraps.catch_up(portal, patient.login)
+    assert len(files_in(get(client, token, f"/studies/{HEAD}"))) == 2
+    with portal.database.read() as db:
+        assert {row.app_key_id for row in db.exec(select(AppKeyStudy))} == {before.id}
+
+
+def test_a_file_deleted_while_keys_are_brought_up_to_date_is_left_out(
+    portal: Portal, patient: SignedIn, token: str, studies: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_in(portal, patient.account.id, dicom_bytes(HEAD, 3), "later")
+    real = app_key_wraps.opened
+
+    def deleted_meanwhile(*given):
+        found = real(*given)
+        with portal.database.read() as db:
+            gone = db.exec(select(Item).where(Item.study_id == studies[HEAD])).first()
+        deletions.delete_item(portal, patient.login, gone.id, (forget_items,))
+        monkeypatch.setattr(app_key_wraps, "opened", real)
+        return found
+
+    monkeypatch.setattr(app_key_wraps, "opened", deleted_meanwhile)
+    app_key_wraps.catch_up(portal, patient.login)
+    reader = app_keys.by_token(portal, token)
+    with portal.database.read() as db:
+        row = db.get(AppKeyStudy, (reader.app_key_id, studies[HEAD]))
+        left = {item.id for item in db.exec(select(Item).where(Item.study_id == studies[HEAD])) if not item.deleted_at}
+    assert reader._wrapping.open(row).keys() == left and len(left) == 2
+
+
+def test_with_a_deleted_image_the_keys_that_an_app_held_of_its_study_are_gone_until_its_owner_signs_in(
+    client: FlaskClient, portal: Portal, patient: SignedIn, token: str, studies: dict[str, str]
+) -> None:
+    with portal.database.read() as db:
+        item = db.exec(select(Item).where(Item.study_id == studies[HEAD])).first()
+        assert item
+    deletions.delete_item(portal, patient.login, item.id, (forget_items,))
+    with portal.database.read() as db:
+        assert [row.study_id for row in db.exec(select(AppKeyStudy)) if row.wrapped_deks] == [studies[KNEE]]
+    assert get(client, token, f"/studies/{HEAD}").status_code == 404
+    assert get(client, token, "/studies").status_code == 200
+    app_key_wraps.catch_up(portal, patient.login)
+    assert len(files_in(get(client, token, f"/studies/{HEAD}"))) == 1
+
+
+def test_an_image_deleted_on_its_page_is_all_that_the_app_loses(
     client: FlaskClient, vera: PageClient, portal: Portal, token: str, studies: dict[str, str]
 ) -> None:
     with portal.database.read() as db:
         item = db.exec(select(Item).where(Item.study_id == studies[HEAD])).first()
         assert item
     assert vera.post(f"/item/{item.id}/delete", {}).status_code == 303
-    with portal.database.read() as db:
-        assert [row.study_id for row in db.exec(select(AppKeyStudy))] == [studies[KNEE]]
-    assert get(client, token, f"/studies/{HEAD}").status_code == 404
-    assert get(client, token, "/studies").status_code == 200
+    assert len(files_in(get(client, token, f"/studies/{HEAD}"))) == 1
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 43, "short"])
