@@ -23,7 +23,8 @@ from pydicom.uid import RLELossless, generate_uid
 from myphr.ingest import identify
 from myphr.ingest.reading import FORMATS, work
 from myphr.ingest.reading.capped import Begun, ReadAt, Reader
-from myphr.records.filing import ItemWriter, file_sealed
+from myphr.records.filing import file_sealed
+from myphr.records.item_writer import ItemWriter
 
 FILES = 100
 _SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"

@@ -30,7 +30,8 @@ from myphr.machines.proxmox import Template
 from myphr.machines.states import ACTIVE, VM_SESSION
 from myphr.people.models import Account
 from myphr.portal import Portal
-from myphr.records.filing import ItemWriter, SealedFile
+from myphr.records.filing import SealedFile
+from myphr.records.item_writer import ItemWriter
 from myphr.records.models import Item
 from myphr.viewers import catalogue, samples
 from myphr.viewers.catalogue import Viewer

@@ -27,7 +27,6 @@ from myphr.records import discs as disc_notes
 from myphr.records.discs import DiscNote
 from myphr.records.filing import (
     Filed,
-    ItemWriter,
     NotHeldAnyMore,
     RecordParts,
     SealedFile,
@@ -36,6 +35,7 @@ from myphr.records.filing import (
     held,
     shown_name,
 )
+from myphr.records.item_writer import ItemWriter
 from myphr.records.models import ArchiveTask, Item
 from myphr.records.opening import OpenItem, open_item
 from myphr.records.store import commit_all

@@ -24,7 +24,8 @@ from myphr.errors import NotFound
 from myphr.ingest import identify
 from myphr.ingest.archives import IngestParts
 from myphr.people.models import Account, StoredKeyRing
-from myphr.records.filing import ItemWriter, SealedFile, file_sealed
+from myphr.records.filing import SealedFile, file_sealed
+from myphr.records.item_writer import ItemWriter
 
 SIZE = 256  # pixels a side
 FIELD_MM = 240.0

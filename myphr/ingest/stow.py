@@ -20,7 +20,8 @@ from myphr.errors import (
     UploadTooLarge,
 )
 from myphr.ingest import drop_offs
-from myphr.ingest.drop_offs import Delivery, FilingTogether, Grant
+from myphr.ingest.deliveries import Delivery, FilingTogether
+from myphr.ingest.drop_offs import Grant
 from myphr.ingest.multipart import Event, PartData, PartEnd, PartStart
 from myphr.records.filing import SealedFile
 from myphr.records.items import Facts, RecordParts

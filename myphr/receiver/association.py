@@ -14,11 +14,12 @@ import time
 
 from myphr.errors import DropOffClosed, DropOffFull
 from myphr.ingest import drop_offs
+from myphr.ingest.deliveries import Delivery, FilingTogether
 from myphr.ingest.dimse import upper_layer
 from myphr.ingest.dimse.line import ANNOUNCED_PDU_BYTES, PDU_SECONDS_MAX, Line
 from myphr.ingest.dimse.part10 import IMPLEMENTATION_NAME, IMPLEMENTATION_UID, head_of_file
 from myphr.ingest.dimse.upper_layer import Command, Malformed
-from myphr.ingest.drop_offs import Delivery, FilingTogether, Grant
+from myphr.ingest.drop_offs import Grant
 from myphr.ingest.stow import Names
 from myphr.portal import Portal
 from myphr.receiver.incoming import Aborted, Incoming

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 
 from myphr.errors import DropOffFull, OtherStudy, PortalError, UploadTooLarge
-from myphr.ingest.drop_offs import Delivery
+from myphr.ingest.deliveries import Delivery
 from myphr.ingest.stow import REASONS, Names, check_image, names_in
 from myphr.records.items import Facts
 

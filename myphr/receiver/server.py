@@ -15,7 +15,7 @@ import threading
 import time
 
 from myphr.errors import ConfigurationError
-from myphr.ingest.drop_offs import FilingTogether
+from myphr.ingest.deliveries import FilingTogether
 from myphr.portal import Portal
 from myphr.receiver.association import Association
 from myphr.settings import Settings, load

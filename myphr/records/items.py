@@ -1,16 +1,15 @@
 """What the packages above use of items: filing them, opening them, showing them. The parts stand in `filing`,
-`opening`, `views` and `removal`."""
+`item_writer`, `opening`, `views` and `removal`."""
 
 from myphr.records.facts import Describe, Facts
 from myphr.records.filing import (
-    HEAD_BYTES,
     Filed,
-    ItemWriter,
     RecordParts,
     SealedFile,
     check_room,
     file_sealed,
 )
+from myphr.records.item_writer import HEAD_BYTES, ItemWriter
 from myphr.records.opening import OpenItem, dek_of, details_of, open_details, open_item
 from myphr.records.removal import erase_removed, remove_item, remove_study, sweep_orphans
 from myphr.records.views import (

@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 
 from myphr.database import now
 from myphr.errors import StoreFull
-from myphr.ingest import drop_offs, stow
+from myphr.ingest import deliveries, drop_offs, stow
 from myphr.ingest.drop_offs import Created
 from myphr.ingest.models import DropOff
 from myphr.ingest.multipart import Parser
@@ -97,7 +97,7 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sizes.append(len(files))
         return file_sealed(parts, files, **rest)
 
-    monkeypatch.setattr(drop_offs, "file_sealed", counted)
+    monkeypatch.setattr(deliveries, "file_sealed", counted)
     return sizes
 
 
@@ -156,7 +156,7 @@ def test_a_database_that_fails_leaves_nothing_of_the_parts(
         assert len(list(portal.store.keys())) == len(files) == 2
         raise ConnectionError
 
-    monkeypatch.setattr(drop_offs, "file_sealed", fails)
+    monkeypatch.setattr(deliveries, "file_sealed", fails)
     body = body_of(dicom_bytes(UID, 1), dicom_bytes(UID, 2))
     assert send(client, created.token, body).status_code == 500
     assert items_of(portal) == [] and nothing_left(portal)

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from myphr.ingest import drop_offs
+from myphr.ingest.deliveries import Delivery
 from myphr.portal import Portal
 from tests.web.page_client import PageClient, text_of
 
@@ -80,7 +81,7 @@ def test_a_stranger_sees_nothing_of_it_and_stops_nothing(vera: PageClient, nils:
 def test_who_looked_names_the_practice(vera: PageClient, portal: Portal) -> None:
     grant = drop_offs.by_token(portal, token_on(vera.post("/drop-offs", FORM)))
     for number in range(2):
-        delivery = drop_offs.Delivery(portal, grant)
+        delivery = Delivery(portal, grant)
         delivery.write(b"file %d" % number)
         delivery.finish()
     words = text_of(vera.get("/who-looked"))

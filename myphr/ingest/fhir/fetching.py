@@ -37,7 +37,8 @@ from myphr.ingest.fhir.states import FETCH
 from myphr.ingest.fhir.words import KINDS, OBSERVATION_CATEGORIES, words_of
 from myphr.people.models import StoredKeyRing
 from myphr.records import duplicates, formats
-from myphr.records.filing import Filed, ItemWriter, SealedFile, check_room, file_sealed
+from myphr.records.filing import Filed, SealedFile, check_room, file_sealed
+from myphr.records.item_writer import ItemWriter
 from myphr.records.models import Item
 from myphr.state_tables import StateConflict
 

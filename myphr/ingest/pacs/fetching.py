@@ -25,9 +25,9 @@ from myphr.crypto import envelope
 from myphr.errors import EnvelopeError, NotDicom, NotFound, PacsRefused, PortalError, RecordFull, StoreFull
 from myphr.ingest import dicom, identify
 from myphr.ingest.archives import IngestParts
+from myphr.ingest.deliveries import name_of
 from myphr.ingest.dimse import asking
 from myphr.ingest.dimse.part10 import head_of_file
-from myphr.ingest.drop_offs import name_of
 from myphr.ingest.pacs import links, servers
 from myphr.ingest.pacs import plan as plans
 from myphr.ingest.pacs.models import Pacs, PacsFetch, PacsLink
@@ -37,7 +37,8 @@ from myphr.ingest.pacs.requestor import Names, Requestor
 from myphr.ingest.pacs.states import PACS_FETCH
 from myphr.people.models import StoredKeyRing
 from myphr.records import duplicates
-from myphr.records.filing import Filed, ItemWriter, SealedFile, ask_to_read, check_room, file_sealed
+from myphr.records.filing import Filed, SealedFile, ask_to_read, check_room, file_sealed
+from myphr.records.item_writer import ItemWriter
 from myphr.records.models import Item
 from myphr.state_tables import StateConflict
 

@@ -10,7 +10,8 @@ from sqlmodel import select
 
 from myphr.ingest import archives, identify
 from myphr.records import items
-from myphr.records.filing import ItemWriter, file_sealed
+from myphr.records.filing import file_sealed
+from myphr.records.item_writer import ItemWriter
 from myphr.records.models import ArchiveTask, Item
 from tests import hostile
 

@@ -17,7 +17,8 @@ from myphr.ingest.packing import Contents, Member
 from myphr.records import discs as disc_notes
 from myphr.records import duplicates, items
 from myphr.records.discs import DiscNote, Program
-from myphr.records.filing import ItemWriter, file_sealed
+from myphr.records.filing import file_sealed
+from myphr.records.item_writer import ItemWriter
 from myphr.records.models import ArchiveTask, Item, ItemRepeat
 from tests import discs as made
 from tests import hostile

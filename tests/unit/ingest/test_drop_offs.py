@@ -12,6 +12,7 @@ from myphr.audit.models import AuditEvent
 from myphr.database import now
 from myphr.errors import DropOffClosed, DropOffFull, FormRefused, NotFound, PortalError, RecordFull, UploadTooLarge
 from myphr.ingest import drop_offs
+from myphr.ingest.deliveries import Delivery
 from myphr.ingest.models import DropOff
 from myphr.records.items import Facts, dek_of, details_of, open_item
 from myphr.records.models import Item
@@ -27,7 +28,7 @@ def created(portal, patient: SignedIn) -> drop_offs.Created:
 
 
 def send(portal, grant: drop_offs.Grant, content: bytes, check=None):
-    delivery = drop_offs.Delivery(portal, grant)
+    delivery = Delivery(portal, grant)
     try:
         delivery.write(content)
         return delivery.finish(check)
@@ -194,7 +195,7 @@ def test_two_senders_at_once_do_not_pass_the_count(portal, patient) -> None:
 
 @pytest.mark.parametrize("ending", ["revoke", "expire"])
 def test_a_file_on_its_way_does_not_outlive_its_drop_off(portal, patient, created, ending) -> None:
-    delivery = drop_offs.Delivery(portal, drop_offs.by_token(portal, created.token))
+    delivery = Delivery(portal, drop_offs.by_token(portal, created.token))
     delivery.write(b"half of it")
     if ending == "revoke":
         drop_offs.revoke(portal, patient.login, created.drop_off_id)
@@ -278,7 +279,7 @@ def test_what_the_check_refuses_leaves_nothing(portal, created) -> None:
 
 
 def test_a_broken_off_file_leaves_nothing(portal, created) -> None:
-    delivery = drop_offs.Delivery(portal, drop_offs.by_token(portal, created.token))
+    delivery = Delivery(portal, drop_offs.by_token(portal, created.token))
     delivery.write(bytes(3_000_000))
     assert len(objects(portal)) == 1
     delivery.abort()

@@ -8,8 +8,9 @@ from pydicom.uid import generate_uid
 from sqlalchemy.exc import OperationalError
 
 from myphr.errors import DropOffFull, PortalError
-from myphr.ingest import drop_offs
-from myphr.ingest.drop_offs import Created, Delivery, FilingTogether
+from myphr.ingest import deliveries, drop_offs
+from myphr.ingest.deliveries import Delivery, FilingTogether
+from myphr.ingest.drop_offs import Created
 from myphr.portal import Portal
 from myphr.records.items import file_sealed
 from tests.cast import SignedIn
@@ -33,7 +34,7 @@ def together(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> Callable[..., t
             sizes.append(len(files))
             return file_sealed(parts, files, **rest)
 
-        monkeypatch.setattr(drop_offs, "file_sealed", counted)
+        monkeypatch.setattr(deliveries, "file_sealed", counted)
         outcomes: list[object] = [None] * len(contents)
 
         def one(number: int) -> None:
@@ -84,7 +85,7 @@ def test_a_database_that_is_away_is_told_to_each_and_nothing_is_left_waiting(
 ) -> None:
     created = drop_offs.create(portal, patient.login, "Dr Berger", 3600, 50)
     grant, filing = drop_offs.by_token(portal, created.token), FilingTogether(portal)
-    monkeypatch.setattr(drop_offs, "file_sealed", lambda *_, **__: (_ for _ in ()).throw(ConnectionError))
+    monkeypatch.setattr(deliveries, "file_sealed", lambda *_, **__: (_ for _ in ()).throw(ConnectionError))
     delivery = Delivery(portal, grant, filing)
     delivery.write(dicom_bytes(generate_uid()))
     with pytest.raises(ConnectionError):
@@ -107,7 +108,7 @@ def test_what_fails_behind_the_commit_costs_no_container(
         file_sealed(*given, **rest)
         raise ConnectionError
 
-    monkeypatch.setattr(drop_offs, "file_sealed", late)
+    monkeypatch.setattr(deliveries, "file_sealed", late)
     with pytest.raises(ConnectionError):
         delivery.finish()
     [item] = items_of(portal)
@@ -122,7 +123,7 @@ def test_a_commit_that_may_yet_be_carried_out_keeps_its_container(
     delivery = Delivery(portal, drop_offs.by_token(portal, created.token))
     delivery.write(dicom_bytes(generate_uid()))
     cut = OperationalError("COMMIT", {}, ConnectionError(), connection_invalidated=True)
-    monkeypatch.setattr(drop_offs, "file_sealed", lambda *_, **__: (_ for _ in ()).throw(cut))
+    monkeypatch.setattr(deliveries, "file_sealed", lambda *_, **__: (_ for _ in ()).throw(cut))
     with pytest.raises(OperationalError):
         delivery.finish()
     assert items_of(portal) == [] and len(list(portal.store.keys())) == 1

@@ -6,7 +6,7 @@ from sqlmodel import select
 from myphr.audit.trail import Actor
 from myphr.ingest import identify
 from myphr.records import duplicates, items
-from myphr.records.filing import ItemWriter
+from myphr.records.item_writer import ItemWriter
 from myphr.records.models import Item, ItemIdentifier, ItemRepeat
 from tests import hostile
 

@@ -13,7 +13,7 @@ from myphr.crypto import container
 from myphr.errors import ContainerError, EnvelopeError, NotFound
 from myphr.ingest import identify
 from myphr.records import items, manifest, removal, summaries, views
-from myphr.records.filing import BLOCK_BYTES, ItemWriter
+from myphr.records.item_writer import BLOCK_BYTES, ItemWriter
 from myphr.records.models import Item, Study
 from tests import hostile
 
