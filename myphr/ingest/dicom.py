@@ -131,13 +131,13 @@ class Walk:
                 yield tag, vr, start, length
                 if length == UNDEFINED:
                     # UN of undefined length holds implicit VR little endian, whatever surrounds it (PS3.5, 6.2.2).
-                    self._skip_undefined(explicit=self.explicit and vr != b"UN")
+                    self.skip_undefined(explicit=self.explicit and vr != b"UN")
                 else:
                     self.at = start + length
         except Stop:
             return
 
-    def _skip_undefined(self, explicit: bool) -> None:
+    def skip_undefined(self, explicit: bool) -> None:
         """Move behind a sequence of undefined length. `open_` holds what is open: sequences and items in turn."""
         open_ = [SEQUENCE_END]
         while open_:
@@ -226,7 +226,7 @@ def _item(walk: Walk, explicit: bool, stop: int) -> dict[int, bytes]:
         if tag == ITEM_END:
             break
         if length == UNDEFINED:
-            walk._skip_undefined(explicit and vr != b"UN")
+            walk.skip_undefined(explicit and vr != b"UN")
             continue
         if length <= VALUE_BYTES_MAX and vr != b"SQ":
             found[tag] = walk.data[walk.at : walk.at + length]
@@ -247,7 +247,7 @@ def values_of(data: bytes) -> dict[int, bytes]:
 def text_in(values: dict[int, bytes], tag: int) -> str:
     """One of these values, fit to be shown; "" if it is not there."""
     raw = values.get(tag, b"")
-    return clean(_decode(raw, _encodings(values.get(_CHARACTER_SET, b""))))
+    return clean(decode(raw, encodings_of(values.get(_CHARACTER_SET, b""))))
 
 
 def looks_like_elements(head: bytes) -> bool:
@@ -290,7 +290,7 @@ def read_headers(head: bytes) -> dict[str, str | int] | None:
         if length == 0 or length > VALUE_BYTES_MAX or start + length > len(data):
             continue
         if tag == _CHARACTER_SET:
-            encodings = _encodings(data[start : start + length])
+            encodings = encodings_of(data[start : start + length])
         elif tag in _WANTED:
             name, kind = _WANTED[tag]
             value = _value(data[start : start + length], kind, encodings, order)
@@ -307,7 +307,7 @@ def _value(raw: bytes, kind: str, encodings: list[str], order: str) -> str | int
     if kind == "binary":
         return int.from_bytes(raw[:2], order) if len(raw) == 2 else None  # type: ignore[arg-type]
     if kind == "text":
-        return clean(_decode(raw, encodings))
+        return clean(decode(raw, encodings))
     text = clean(raw.decode("ascii", "replace"))
     if kind == "number":
         try:
@@ -325,7 +325,7 @@ def clean(text: str) -> str:
     return " ".join(kept.split())[:TEXT_CHARACTERS_MAX]
 
 
-def _encodings(raw: bytes) -> list[str]:
+def encodings_of(raw: bytes) -> list[str]:
     import pydicom.charset
 
     names = [part.strip() for part in raw.decode("ascii", "replace").strip("\0 ").split("\\")][:8]
@@ -337,7 +337,7 @@ def _encodings(raw: bytes) -> list[str]:
             return ["iso8859"]
 
 
-def _decode(raw: bytes, encodings: list[str]) -> str:
+def decode(raw: bytes, encodings: list[str]) -> str:
     raw = raw.rstrip(b"\0 ")
     if raw.isascii() and b"\x1b" not in raw:
         return raw.decode("ascii")

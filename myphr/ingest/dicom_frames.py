@@ -51,6 +51,7 @@ class Frames:
             elif tag in (_TABLE, _TABLE_LENGTHS):
                 self._tables[tag] = start, length
             elif tag in PIXELS:
+                self.tag = tag
                 self._start, self._length, self._bits = start, length, PIXELS[tag] or self._number(_BITS, 0)
                 break
         else:

@@ -10,10 +10,13 @@ import json
 import re
 import secrets
 from collections.abc import Iterator
+from urllib.parse import quote
 
 from flask import Blueprint, Response, g, request
 
-from myphr.errors import NotAcceptable, NotFound, PortalError
+from myphr.errors import ContainerError, NotAcceptable, NotFound, PortalError
+from myphr.ingest.dicom_file import DicomFile, NotDicom
+from myphr.ingest.dicom_whole_header import whole_header
 from myphr.records import dicom_json
 from myphr.records.dicom_json import BadQuery
 from myphr.records.items import open_item
@@ -141,10 +144,43 @@ def _search(level: str, study_uid: str = "", series_uid: str = "") -> Response:
 
 
 def _metadata(study_uid: str, series_uid: str = "", instance_uid: str = "") -> Response:
+    reader: Reader = g.app_key
     _check_accept(JSON_TYPE, "application/json")
     found = _instances(study_uid, series_uid, instance_uid)
-    g.app_key.note("app-key-searched")
-    return _json([dicom_json.metadata(one.headers) for one in found])
+    under_way = contextlib.ExitStack()
+    under_way.enter_context(streams.one(reader.account_id))
+    try:
+        reader.note("app-key-searched")
+    except BaseException:
+        under_way.close()
+        raise
+    base = portal().settings.public_url.rstrip("/") + "/dicom-web"
+    response = Response(_headers(portal().store, reader, found, base), mimetype=JSON_TYPE)
+    response.call_on_close(under_way.close)
+    return response
+
+
+def _headers(store: ObjectStore, reader: Reader, found: list[Instance], base: str) -> Iterator[str]:
+    """One image after the other: a study's headers may be many megabytes."""
+    for number, one in enumerate(found):
+        reader.still()
+        yield ("," if number else "[") + json.dumps(_whole_header(store, one, base))
+    yield "]"
+
+
+def _whole_header(store: ObjectStore, one: Instance, base: str) -> dict:
+    known = dicom_json.metadata(one.headers)
+    uids = [quote(str(one.headers.get(key) or ""), safe="") for key in ("study_uid", "series_uid", "instance_uid")]
+    address = "{}/studies/{}/series/{}/instances/{}/bulkdata/".format(base, *uids)
+    try:
+        opened = open_item(store, one.item, one.dek)
+        try:
+            whole = whole_header(DicomFile(opened.read_at, opened.plain_bytes), lambda tag: address + tag)
+        finally:
+            opened.close()
+    except (NotDicom, ContainerError, NotFound):
+        whole = {}  # a file that is damaged here still tells what was read when it came
+    return dict(sorted((known | whole).items()))
 
 
 def _retrieve(study_uid: str, series_uid: str = "", instance_uid: str = "") -> Response:

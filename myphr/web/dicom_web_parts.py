@@ -1,4 +1,4 @@
-"""DICOMweb for the patient's own apps, the parts of an image (DICOM PS3.18, 10.4.1.1.6): frames.
+"""DICOMweb for the patient's own apps, the parts of an image (DICOM PS3.18, 10.4): frames and bulk data.
 
 Only the parts' own bytes are opened, a piece at a time, and given out as they are stored; nothing is decoded here.
 Knows HTTP; `ingest.dicom_frames` knows where in a file they stand, `dicom_web_out` what the app's key opens.
@@ -7,7 +7,7 @@ Knows HTTP; `ingest.dicom_frames` knows where in a file they stand, `dicom_web_o
 import contextlib
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from flask import Blueprint, Response, g, request
@@ -15,7 +15,8 @@ from werkzeug.http import parse_list_header, parse_options_header
 
 from myphr.errors import NotAcceptable, NotFound, PortalError
 from myphr.ingest.dicom_file import DicomFile, NotDicom
-from myphr.ingest.dicom_frames import OCTETS, Frames, NoSuchFrame, NotByFrames
+from myphr.ingest.dicom_frames import EXPLICIT_LE, OCTETS, PIXELS, Frames, NoSuchFrame, NotByFrames
+from myphr.ingest.dicom_whole_header import bulk_of
 from myphr.records.items import OpenItem, open_item
 from myphr.sharing.app_keys import Reader
 from myphr.web.dicom_web_out import PIECE_BYTES, one_instance, tell_error
@@ -25,6 +26,7 @@ from myphr.web.senders import streams
 
 FRAMES_MAX = 1000  # of one request
 _LIST = re.compile(r"[0-9]{1,9}(,[0-9]{1,9})*")
+_TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _UNQUOTED = re.compile(r'=([^\s",;]+)')  # many an app writes type=application/octet-stream
 _INSTANCE = "/studies/<study_uid>/series/<series_uid>/instances/<instance_uid>"
 
@@ -58,6 +60,34 @@ def frames(study_uid: str, series_uid: str, instance_uid: str, numbers: str) -> 
         return given(item, form, pieces, under_way)
 
 
+@blueprint.get(_INSTANCE + "/bulkdata/<tag>")
+@policy(APP)
+def bulk(study_uid: str, series_uid: str, instance_uid: str, tag: str) -> Response:
+    """A long value that metadata tells by this address; encapsulated pixels as one part for each frame."""
+    if not _TAG.fullmatch(tag):
+        raise NotFound("value")
+    with opened(study_uid, series_uid, instance_uid) as (item, under_way):
+        try:
+            file = DicomFile(item.read_at, item.plain_bytes)
+            if file.deflated or not file.little:
+                raise NotAcceptable()  # metadata gives no address of theirs
+            value = bulk_of(file, int(tag, 16))
+            if value:
+                return given(item, form_wanted(OCTETS, EXPLICIT_LE, 1), [[value]], under_way)
+            if int(tag, 16) not in PIXELS:
+                raise NotFound("value")
+            found = Frames(file)
+            if found.tag != int(tag, 16):
+                raise NotFound("value")
+            found.pieces(1), found.pieces(found.count)  # before the answer begins
+            parts = (found.pieces(one) for one in range(1, found.count + 1))
+            return given(item, form_wanted(found.media_type, found.syntax, found.count), parts, under_way)
+        except (NoSuchFrame, NotDicom):
+            raise NotFound("value") from None
+        except NotByFrames:
+            raise NotAcceptable() from None
+
+
 @contextlib.contextmanager
 def opened(study_uid: str, series_uid: str, instance_uid: str) -> Iterator[tuple[OpenItem, contextlib.ExitStack]]:
     """The image, open for this request, and what closes it: after an error here, else with the response that took
@@ -87,7 +117,7 @@ def form_wanted(kind: str, syntax: str, parts: int) -> Form:
     raise NotAcceptable()
 
 
-def given(item: OpenItem, form: Form, parts: Sequence[Pieces], under_way: contextlib.ExitStack) -> Response:
+def given(item: OpenItem, form: Form, parts: Iterable[Pieces], under_way: contextlib.ExitStack) -> Response:
     """The parts, noted in "Who looked" before the first of them leaves. Raises AppKeyClosed."""
     reader: Reader = g.app_key
     reader.note("app-key-fetched", items=1)
@@ -96,13 +126,14 @@ def given(item: OpenItem, form: Form, parts: Sequence[Pieces], under_way: contex
         kind = f'multipart/related; type="{form.kind.partition(";")[0]}"; boundary={boundary}'
         response = Response(_multipart(item, reader, form.kind, parts, boundary), content_type=kind)
     else:
-        response = Response(_bytes_of(item, reader, parts[0]), content_type=form.kind)
-        response.content_length = sum(length for _, length in parts[0])
+        [pieces] = parts
+        response = Response(_bytes_of(item, reader, pieces), content_type=form.kind)
+        response.content_length = sum(length for _, length in pieces)
     response.call_on_close(under_way.pop_all().close)
     return response
 
 
-def _multipart(item: OpenItem, reader: Reader, kind: str, parts: Sequence[Pieces], boundary: str) -> Iterator[bytes]:
+def _multipart(item: OpenItem, reader: Reader, kind: str, parts: Iterable[Pieces], boundary: str) -> Iterator[bytes]:
     for pieces in parts:
         length = sum(one for _, one in pieces)
         yield f"--{boundary}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n".encode()

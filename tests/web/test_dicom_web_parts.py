@@ -1,6 +1,7 @@
 """Parts of images for the patient's own apps: frames. What is given, in which form, to whom, and what not."""
 
 import io
+import json
 
 import pydicom
 import pytest
@@ -114,8 +115,41 @@ def test_several_frames_are_no_single_part(client: FlaskClient, token: str, imag
     assert get(client, token, images[FILM] + "/frames/1,2", "application/octet-stream").status_code == 406
 
 
+# -- the whole header and long values --------------------------------------------------------------
+def test_metadata_holds_everything_and_the_address_of_what_is_long(
+    client: FlaskClient, portal: Portal, patient: SignedIn
+) -> None:
+    image = pydicom.dcmread(io.BytesIO(dicom_bytes(FILM, ImageComments="x" * 2000, PatientName="Lindqvist^Vera")))
+    image.private_block(0x0009, "ACME", create=True).add_new(1, "UN", bytes(1500))
+    image.RequestAttributesSequence = [pydicom.Dataset()]
+    image.RequestAttributesSequence[0].ScheduledProcedureStepID = "4711"
+    out = io.BytesIO()
+    image.save_as(out, enforce_file_format=True)
+    put_in(portal, patient.account.id, out.getvalue(), "image")
+    token = app_keys.create(portal, patient.login, "My viewer", 3600, None).token
+    [found] = json.loads(get(client, token, f"/studies/{FILM}/metadata").data)
+    assert found["00400275"]["Value"] == [{"00400009": {"vr": "SH", "Value": ["4711"]}}]
+    assert found["00083002"]["Value"] == [NATIVE] and found["00280103"] == {"vr": "US", "Value": [0]}
+    for tag, value in (("00204000", b"x" * 2000), ("00091001", bytes(1500)), ("7FE00010", bytes(16))):
+        base, _, address = found[tag]["BulkDataURI"].partition("/dicom-web")
+        assert base == portal.settings.public_url and "Value" not in found[tag]
+        assert get(client, token, address, "application/octet-stream").data == value
+        assert files_in(get(client, token, address)) == [value]
+        assert get(client, token, address, "image/jpeg").status_code == 406
+    for tag in ("00400275", "00080005", "00100099", "7FE00008", "7fe0001", "x" * 8, "00020010"):
+        address = f"/studies/{FILM}/series/{image.SeriesInstanceUID}/instances/{image.SOPInstanceUID}/bulkdata/{tag}"
+        assert get(client, token, address).status_code == 404
+
+
+def test_compressed_pixels_come_one_frame_a_part(client: FlaskClient, token: str, images: dict[str, str]) -> None:
+    answer = get(client, token, images[PHOTO] + "/bulkdata/7FE00010")
+    assert files_in(answer) == PHOTOS and b"image/jpeg" in answer.data
+    octets = get(client, token, images[PHOTO] + "/bulkdata/7FE00010", "application/octet-stream")
+    assert octets.status_code == 406
+
+
 # -- who and what not -----------------------------------------------------------------------------
-PARTS = ["/frames/1"]
+PARTS = ["/frames/1", "/bulkdata/7FE00010"]
 
 
 @pytest.mark.parametrize("part", PARTS)

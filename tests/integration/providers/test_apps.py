@@ -44,7 +44,9 @@ def test_dicomweb_client_finds_and_fetches(portal: Portal, web: Process, token: 
     assert one.PixelData == images[0].PixelData
 
 
-def test_dicomweb_client_fetches_frames(portal: Portal, web: Process, patient: SignedIn) -> None:
+def test_dicomweb_client_fetches_frames_whole_headers_and_long_values(
+    portal: Portal, web: Process, patient: SignedIn
+) -> None:
     from dicomweb_client.api import DICOMwebClient
 
     pixels = bytes(range(48))
@@ -66,6 +68,18 @@ def test_dicomweb_client_fetches_frames(portal: Portal, web: Process, patient: S
     jpeg = (("image/jpeg", image.file_meta.TransferSyntaxUID),)
     [found] = client.retrieve_instance_frames(*uids_of(photo), frame_numbers=[1], media_types=jpeg)
     assert found == next(generate_frames(image.PixelData, number_of_frames=1))
+
+    def here(address: str) -> str:  # the portal's own address is not where the test's process listens
+        assert address.startswith(portal.settings.public_url + "/dicom-web/")
+        return address.replace(portal.settings.public_url, f"http://127.0.0.1:{web.port}")
+
+    whole = client.retrieve_instance_metadata(*uids_of(photo))
+    assert whole.keys() >= {f"{int(one.tag):08X}" for one in image if one.tag.element}
+    assert client.retrieve_bulkdata(here(whole["7FE00010"]["BulkDataURI"])) == [found]
+    told = pydicom.Dataset.from_json(client.retrieve_instance_metadata(*uids_of(film)), lambda *_: b"")
+    assert told.Rows == 4 and told.PhotometricInterpretation == "MONOCHROME2"
+    [address] = [one["7FE00010"]["BulkDataURI"] for one in client.retrieve_study_metadata(STUDY)]
+    assert client.retrieve_bulkdata(here(address), media_types=octets) == [pixels]
 
 
 def test_orthanc_fetches_a_study(web: Process, token: str, orthanc: Callable[[dict], str]) -> None:
