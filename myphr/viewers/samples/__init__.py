@@ -8,7 +8,7 @@ import gzip
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from myphr.viewers.samples import made
+from myphr.viewers.samples import made, papers
 
 FILES = Path(__file__).parent / "files"
 BED = b"""chr7\t117120016\t117308718\tCFTR\t0\t+
@@ -75,6 +75,26 @@ _SAMPLES: Mapping[str, Callable[[], Bundle]] = {
     "dicom SEG": _pydicom("liver_1frame.dcm"),
     "dicom RTDOSE": _pydicom("rtdose.dcm"),
     "dicom RTSTRUCT": made.contours,
+    **{f"dicom {modality}": made.picture_of(modality) for modality in made.KINDS},
+    "dicom DOC": papers.wrapped_pdf,
+    "pdf": papers.pdf,
+    "ps": papers.postscript,
+    "text": papers.text,
+    "csv": papers.csv,
+    "xml": papers.xml,
+    "json": papers.json_,
+    "html": papers.html,
+    "jpeg": papers.picture("jpeg", "jpg"),
+    **{kind: papers.picture(kind, kind) for kind in ("png", "gif", "tiff", "webp", "bmp")},
+    "rtf": _kept("letter.rtf"),
+    "docx": _kept("letter.docx"),
+    "doc": _kept("letter.doc.packed"),
+    "xlsx": _kept("table.xlsx"),
+    "xls": _kept("table.xls.packed"),
+    "pptx": _kept("slide.pptx"),
+    "odt": papers.letter,
+    "ods": papers.table,
+    "odp": papers.slide,
 }
 
 
