@@ -35,6 +35,7 @@ from myphr.records.item_writer import ItemWriter
 from myphr.records.models import Item
 from myphr.viewers import catalogue, samples
 from myphr.viewers.catalogue import Viewer
+from myphr.viewers.contents import family_of
 
 ACCOUNT_EMAIL = "check-of-the-viewers@localhost.invalid"  # a name that can never receive mail (RFC 2606)
 SIZE = (320, 200)  # in which screens are compared: a font's smoothing does not count, a missing line does
@@ -55,9 +56,15 @@ def claims(viewer: Viewer) -> list[str]:
     names = []
     for name in samples.names():
         code, _, modality = name.partition(" ")
-        if code in viewer.formats and (not modality or modality in viewer.modalities or "*" in viewer.modalities):
+        if code in viewer.formats and (not modality or _shows(viewer, modality)):
             names.append(name)
     return names
+
+
+def _shows(viewer: Viewer, modality: str) -> bool:
+    """A viewer for all modalities still shows no others than its families of DICOM objects: curves are no images."""
+    named = modality in viewer.modalities or "*" in viewer.modalities
+    return named and family_of("", modality) in viewer.families | viewer.partly
 
 
 def reference_path(viewer: str, sample: str) -> Path:

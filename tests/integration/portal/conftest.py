@@ -2,10 +2,13 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from myphr.portal import Portal
+from myphr.settings import load
 from tests.person import Person
 from tests.running import RunningPortal
 
@@ -29,3 +32,10 @@ def ada(running: RunningPortal) -> Person:
     person.register("ada@example.org")
     running.command("demo-data", "ada@example.org")
     return person
+
+
+@pytest.fixture(scope="module")
+def parts(running: RunningPortal) -> Iterator[Portal]:
+    made = Portal(load({k: v for k, v in running.environ.items() if k.startswith("MYPHR_")}))
+    yield made
+    made.database.dispose()

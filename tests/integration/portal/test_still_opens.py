@@ -1,8 +1,6 @@
 """The check whether viewers still open their formats, on a running portal with real machines: the whole way of a
 patient's file, without a patient. The probe draws a picture of the folder it was given, so it can be told apart."""
 
-from collections.abc import Iterator
-
 import pytest
 import requests
 from PIL import Image
@@ -14,18 +12,10 @@ from myphr.machines.models import Machine, ViewerCheck, VmSession
 from myphr.people.models import Account
 from myphr.portal import Portal
 from myphr.records.models import Item
-from myphr.settings import load
 from tests.person import Person
 from tests.running import RunningPortal
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def parts(running: RunningPortal) -> Iterator[Portal]:
-    made = Portal(load({k: v for k, v in running.environ.items() if k.startswith("MYPHR_")}))
-    yield made
-    made.database.dispose()
 
 
 def test_what_was_opened_is_recognised_and_what_was_not_is_told(parts: Portal, monkeypatch) -> None:
