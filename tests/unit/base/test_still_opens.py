@@ -70,6 +70,31 @@ def test_every_picture_to_compare_with_belongs_to_a_claim_of_a_viewer() -> None:
         assert still_opens.likeness(reference, DESK) < 0.2
 
 
+# Where these viewers show what they opened, in points of a picture to compare with.
+SHOWN = {
+    "aeskulap": (0, 38, 312, 188), "simple-images": (74, 16, 320, 158),
+    "office": (0, 46, 300, 192), "qpdfview": (0, 24, 318, 200), "simple-documents": (74, 16, 320, 158),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("viewer", SHOWN)
+def test_a_viewer_that_shows_its_buttons_and_nothing_of_the_file_is_not_recognised(viewer: str) -> None:
+    left, top, right, bottom = SHOWN[viewer]
+    tried = [sample for name, sample in still_opens.tries(catalogue.load()[viewer].template) if name == viewer]
+    assert tried
+    for sample in tried:
+        reference = Image.open(still_opens.reference_path(viewer, sample))
+        grey, mask = (np.array(band) for band in reference.split())
+        whole = np.where(mask > 0, grey, 16)
+        assert still_opens.likeness(reference, Image.fromarray(whole.astype(np.uint8))) > still_opens.LIKENESS_MIN
+        shown = whole[top:bottom, left:right]
+        for plain in (shown.min(), np.median(shown), shown.max()):  # black, or a page without words
+            empty = whole.copy()
+            empty[top:bottom, left:right] = plain
+            found = still_opens.likeness(reference, Image.fromarray(empty.astype(np.uint8)))
+            assert found < still_opens.LIKENESS_MIN - 0.05, f"{sample}: {found:.3f}"
+
+
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
     url = f"sqlite:///{tmp_path}/db.sqlite"
