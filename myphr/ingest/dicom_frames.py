@@ -4,7 +4,7 @@ offset table, a basic one or none. Nothing is decoded or converted. Called by `w
 import struct
 from collections.abc import Iterator
 
-from myphr.ingest.dicom import ITEM, UNDEFINED
+from myphr.ingest.dicom import ITEM, SEQUENCE_END, UNDEFINED
 from myphr.ingest.dicom_file import DicomFile
 
 FRAGMENTS_MAX = 50_000  # that are looked at for one frame, or for all where no table tells
@@ -29,6 +29,9 @@ MEDIA_TYPES = {f"1.2.840.10008.1.2.4.{one}": kind for kind, those in _MEDIA_TYPE
 }
 
 
+Part = bytes | tuple[int, int]  # octets, or the (start, length) of some in the file
+
+
 class NoSuchFrame(Exception):
     """The image has no such frame, or the file ends before it."""
 
@@ -44,8 +47,11 @@ class Frames:
         self._file = file
         self._values: dict[int, bytes] = {}
         self._tables: dict[int, tuple[int, int]] = {}
+        self._count_at = 0, 0
         self._fragments_of_all: list[tuple[int, int]] | None = None
         for tag, _vr, start, length in file.elements():
+            if tag == _FRAMES:
+                self._count_at = start, length
             if tag in _WANTED and length <= 64:
                 self._values[tag] = file.take(start, length)
             elif tag in (_TABLE, _TABLE_LENGTHS):
@@ -77,6 +83,23 @@ class Frames:
         if not found or any(start + length > self._file.size for start, length in found):
             raise NoSuchFrame
         return found
+
+    def alone(self, number: int) -> "Alone":
+        """A file of this image with this frame only, for whoever draws it. Raises NoSuchFrame, NotByFrames."""
+        pieces = self.pieces(number)
+        if self._tables:
+            raise NotByFrames  # an extended table would lie about what is left
+        at, length = self._count_at
+        parts: list[Part] = [(0, at), b"1".ljust(length)[:length], (at + length, self._start - at - length)]
+        if self.encapsulated:
+            parts.append(_item_head(ITEM, 0))
+            for start, size in pieces:
+                parts += [_item_head(ITEM, size), (start, size)]
+            parts.append(_item_head(SEQUENCE_END, 0))
+        else:
+            head = self._start - 4
+            parts[2:] = [(at + length, head - at - length), struct.pack("<I", pieces[0][1]), *pieces]
+        return Alone(self._file, parts)
 
     def _native(self, number: int) -> tuple[int, int]:
         samples = self._number(_SAMPLES, 1)
@@ -144,3 +167,25 @@ class Frames:
     def _number(self, tag: int, default: int) -> int:
         raw = self._values.get(tag, b"")
         return int.from_bytes(raw, "little" if self._file.little else "big") if len(raw) == 2 else default
+
+
+class Alone:
+    """A file put together from parts of another, read like that one."""
+
+    def __init__(self, file: DicomFile, parts: list[Part]) -> None:
+        self._file, self._parts = file, parts
+        self.size = sum(len(one) if isinstance(one, bytes) else one[1] for one in parts)
+
+    def read_at(self, at: int, length: int) -> bytes:
+        found = b""
+        for one in self._parts:
+            size = len(one) if isinstance(one, bytes) else one[1]
+            if at < size and len(found) < length:
+                wanted = min(size - at, length - len(found))
+                found += one[at : at + wanted] if isinstance(one, bytes) else self._file.take(one[0] + at, wanted)
+            at = max(0, at - size)
+        return found
+
+
+def _item_head(tag: int, length: int) -> bytes:
+    return struct.pack("<HHI", tag >> 16, tag & 0xFFFF, length)

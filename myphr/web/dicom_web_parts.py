@@ -1,4 +1,4 @@
-"""DICOMweb for the patient's own apps, the parts of an image (DICOM PS3.18, 10.4): frames and bulk data.
+"""DICOMweb for the patient's own apps, the parts of an image (DICOM PS3.18, 10.4): frames, bulk data, rendered.
 
 Only the parts' own bytes are opened, a piece at a time, and given out as they are stored; nothing is decoded here.
 Knows HTTP; `ingest.dicom_frames` knows where in a file they stand, `dicom_web_out` what the app's key opens.
@@ -7,17 +7,21 @@ Knows HTTP; `ingest.dicom_frames` knows where in a file they stand, `dicom_web_o
 import contextlib
 import re
 import secrets
+import threading
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from flask import Blueprint, Response, g, request
 from werkzeug.http import parse_list_header, parse_options_header
 
-from myphr.errors import NotAcceptable, NotFound, PortalError
-from myphr.ingest.dicom_file import DicomFile, NotDicom
+from myphr.errors import NotAcceptable, NotFound, PortalError, TooManySenders
+from myphr.ingest.dicom_file import DicomFile, NotDicom, ReadAt
 from myphr.ingest.dicom_frames import EXPLICIT_LE, OCTETS, PIXELS, Frames, NoSuchFrame, NotByFrames
 from myphr.ingest.dicom_whole_header import bulk_of
+from myphr.ingest.reading import capped
+from myphr.records import readings
 from myphr.records.items import OpenItem, open_item
+from myphr.records.reading import media_type_of
 from myphr.sharing.app_keys import Reader
 from myphr.web.dicom_web_out import PIECE_BYTES, one_instance, tell_error
 from myphr.web.login import portal
@@ -32,6 +36,8 @@ _INSTANCE = "/studies/<study_uid>/series/<series_uid>/instances/<instance_uid>"
 
 blueprint = Blueprint("dicom_web_parts", __name__, url_prefix="/dicom-web")
 blueprint.register_error_handler(PortalError, tell_error)
+
+_drawing = threading.Semaphore(1)  # a reader takes up to 300 MiB and 8 s: one at a time in this process
 
 Pieces = list[tuple[int, int]]  # (start, length) in the file
 
@@ -58,6 +64,62 @@ def frames(study_uid: str, series_uid: str, instance_uid: str, numbers: str) -> 
             raise NotAcceptable() from None
         form = form_wanted(found.media_type, found.syntax, len(pieces))
         return given(item, form, pieces, under_way)
+
+
+@blueprint.get(_INSTANCE + "/rendered")
+@policy(APP)
+def rendered(study_uid: str, series_uid: str, instance_uid: str) -> Response:
+    """The picture that the owner's pages show, of a film one of its frames; else one drawn now."""
+    one = one_instance(study_uid, series_uid, instance_uid)
+    picture = readings.preview_of(portal().database, one.item.id, one.dek)
+    if picture is None:
+        with opened(study_uid, series_uid, instance_uid) as (item, _):
+            picture = _drawn(item.plain_bytes, item.read_at)
+    return _picture(picture)
+
+
+@blueprint.get(_INSTANCE + "/frames/<numbers>/rendered")
+@policy(APP)
+def rendered_frame(study_uid: str, series_uid: str, instance_uid: str, numbers: str) -> Response:
+    if not _LIST.fullmatch(numbers) or "," in numbers:
+        return Response("one frame at a time is drawn\n", 400, mimetype="text/plain")
+    with opened(study_uid, series_uid, instance_uid) as (item, _):
+        try:
+            alone = Frames(DicomFile(item.read_at, item.plain_bytes)).alone(int(numbers))
+            return _picture(_drawn(alone.size, alone.read_at))
+        except (NoSuchFrame, NotDicom):
+            raise NotFound("frame") from None
+        except NotByFrames:
+            raise NotAcceptable() from None
+
+
+def _drawn(size: int, read_at: ReadAt) -> bytes:
+    """Drawn in a process of its own that is limited in every way: no file is decoded here. Raises NotAcceptable where
+    nothing can be drawn, TooManySenders."""
+    if not _drawing.acquire(blocking=False):
+        raise TooManySenders()
+    try:
+        with capped.Reader() as reader:
+            found = reader.read("dicom", size, read_at)
+    except capped.ReaderGone:
+        raise TooManySenders() from None
+    finally:
+        _drawing.release()
+    if found is None or not found.preview:
+        raise NotAcceptable()
+    return found.preview
+
+
+def _picture(picture: bytes) -> Response:
+    kind = media_type_of(picture) or OCTETS
+    accept = request.accept_mimetypes
+    if accept and not accept.best_match([kind]):
+        raise NotAcceptable()
+    g.app_key.note("app-key-fetched", items=1)
+    answer = Response(picture, mimetype=kind)
+    answer.headers["Warning"] = '299 - "Not for diagnosis: a small picture; parameters of rendering are not supported"'
+    answer.headers["Content-Disposition"] = 'inline; filename="not-for-diagnosis"'
+    return answer
 
 
 @blueprint.get(_INSTANCE + "/bulkdata/<tag>")

@@ -7,15 +7,20 @@ import pydicom
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
 from sqlmodel import select
 
 from myphr.audit.models import AuditEvent
 from myphr.portal import Portal
+from myphr.records.items import details_of
+from myphr.records.models import Item
+from myphr.records.reading import FullReading, Reading
 from myphr.sharing import app_keys
+from myphr.web import dicom_web_parts
 from tests.cast import SignedIn
-from tests.web.stage import dicom_bytes, put_in
+from tests.web.stage import dicom_bytes, put_in, put_reading
 from tests.web.test_dicom_web_out import files_in, get
 
 FILM, PHOTO, OTHER = "2.25.31", "2.25.32", "2.25.33"
@@ -50,8 +55,6 @@ def images(portal: Portal, patient: SignedIn) -> dict[str, str]:
 @pytest.fixture
 def token(portal: Portal, patient: SignedIn, images: dict[str, str]) -> str:
     with portal.database.read() as db:
-        from myphr.records.models import Item
-
         studies = [item.study_id for item in db.exec(select(Item).order_by(Item.created_at))]  # type: ignore[arg-type]
     return app_keys.create(portal, patient.login, "My viewer", 3600, [str(one) for one in studies[:2]]).token
 
@@ -148,8 +151,73 @@ def test_compressed_pixels_come_one_frame_a_part(client: FlaskClient, token: str
     assert octets.status_code == 406
 
 
+# -- rendered -------------------------------------------------------------------------------------
+def colours(frames: int, native: bool) -> bytes:
+    """A film whose frames are red, green and blue."""
+    whole = [bytes(255 if place % 3 == number else 0 for place in range(48 * 48 * 3)) for number in range(frames)]
+    image = pydicom.dcmread(io.BytesIO(dicom_bytes(FILM, NumberOfFrames=frames, PixelData=b"".join(whole))))
+    image.SamplesPerPixel, image.PhotometricInterpretation, image.PlanarConfiguration = 3, "RGB", 0
+    image.Rows = image.Columns = 48
+    if not native:
+        pictures = []
+        for pixels in whole:
+            Image.frombytes("RGB", (48, 48), pixels).save(out := io.BytesIO(), "JPEG", quality=95)
+            pictures.append(out.getvalue())
+        image.file_meta.TransferSyntaxUID, image.PhotometricInterpretation = JPEGBaseline8Bit, "YBR_FULL_422"
+        image.PixelData = encapsulate(pictures)
+        image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
+    image.save_as(out := io.BytesIO(), enforce_file_format=True)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_the_frame_that_was_asked_for_is_drawn_in_a_process_of_its_own(
+    client: FlaskClient, portal: Portal, patient: SignedIn, native: bool
+) -> None:
+    content = colours(3, native)
+    put_in(portal, patient.account.id, content, "film")
+    image = pydicom.dcmread(io.BytesIO(content))
+    address = f"/studies/{FILM}/series/{image.SeriesInstanceUID}/instances/{image.SOPInstanceUID}"
+    token = app_keys.create(portal, patient.login, "My viewer", 3600, None).token
+    for number in (1, 3, 2):
+        answer = get(client, token, f"{address}/frames/{number}/rendered", "image/jpeg")
+        assert answer.status_code == 200 and answer.content_type == "image/jpeg"
+        assert "Not for diagnosis" in answer.headers["Warning"]
+        middle = Image.open(io.BytesIO(answer.data)).convert("RGB").getpixel((24, 24))
+        assert isinstance(middle, tuple) and middle.index(max(middle)) == number - 1 and max(middle) > 200
+    for numbers, status in (("4", 404), ("0", 404), ("1,2", 400), ("x", 400)):
+        assert get(client, token, f"{address}/frames/{numbers}/rendered").status_code == status
+    for accept in ("image/png", "application/dicom", 'multipart/related; type="image/jpeg"'):
+        assert get(client, token, f"{address}/rendered", accept).status_code == 406
+
+
+def test_the_picture_that_the_owner_sees_is_the_one_that_is_given(
+    client: FlaskClient, portal: Portal, patient: SignedIn, token: str, images: dict[str, str]
+) -> None:
+    with portal.database.read() as db:
+        items, ring = db.exec(select(Item)).all(), patient.login.ring()
+    [item] = [one for one in items if details_of(ring, one)["headers"]["study_uid"] == FILM]
+    preview = b"\xff\xd8\xff kept for the owner"
+    put_reading(portal, patient, item.id, FullReading(Reading(), preview, ""))
+    answer = get(client, token, images[FILM] + "/rendered")
+    assert answer.data == preview and "Not for diagnosis" in answer.headers["Warning"]
+
+
+def test_what_no_decoder_reads_is_406_and_two_at_once_wait(
+    client: FlaskClient, token: str, images: dict[str, str]
+) -> None:
+    assert get(client, token, images[PHOTO] + "/rendered").status_code == 406  # its frames are no JPEG
+    assert dicom_web_parts._drawing.acquire(blocking=False)
+    try:
+        answer = get(client, token, images[FILM] + "/rendered")
+    finally:
+        dicom_web_parts._drawing.release()
+    assert answer.status_code == 503 and answer.headers["Retry-After"]
+    assert get(client, token, images[FILM] + "/rendered").status_code == 200
+
+
 # -- who and what not -----------------------------------------------------------------------------
-PARTS = ["/frames/1", "/bulkdata/7FE00010"]
+PARTS = ["/frames/1", "/bulkdata/7FE00010", "/rendered", "/frames/1/rendered"]
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -174,12 +242,13 @@ def test_nothing_of_an_image_outside_the_key_or_after_its_end(
 def test_a_part_that_was_given_stands_in_the_trail(
     client: FlaskClient, portal: Portal, token: str, images: dict[str, str], part: str
 ) -> None:
-    for _ in range(12):  # more than one key may have under way at once: each is closed with its answer
+    times = 12 if "rendered" not in part else 2
+    for _ in range(times):  # more than one key may have under way at once: each is closed with its answer
         assert get(client, token, images[FILM] + part).status_code == 200
         assert get(client, token, images[FILM] + part, "text/html").status_code == 406
     with portal.database.read() as db:
         events = [one.event for one in db.exec(select(AuditEvent).where(AuditEvent.actor_kind == "app"))]
-    assert events == ["app-key-fetched"] * 12
+    assert events == ["app-key-fetched"] * times
 
 
 def test_no_stored_bytes_make_more_than_a_404_or_a_406(

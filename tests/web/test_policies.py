@@ -67,7 +67,7 @@ OF_A_SENDER = {"dicom_web.store", "dicom_web.store_study"}
 OF_AN_APP = {f"dicom_web_out.{name}" for name in (
     "studies", "all_series", "all_instances", "series", "instances_of_study", "instances", "study", "one_series",
     "instance", "study_metadata", "series_metadata", "instance_metadata",
-)} | {f"dicom_web_parts.{name}" for name in ("frames", "bulk")}  # fmt: skip
+)} | {f"dicom_web_parts.{name}" for name in ("frames", "bulk", "rendered", "rendered_frame")}  # fmt: skip
 OF_ONE_OWNER = {
     "app_keys.stop",
     "account.sign_out_device", "study.study", "study.open_study", "study.delete_study", "study.item", "study.open_item",

@@ -69,6 +69,11 @@ def test_dicomweb_client_fetches_frames_whole_headers_and_long_values(
     [found] = client.retrieve_instance_frames(*uids_of(photo), frame_numbers=[1], media_types=jpeg)
     assert found == next(generate_frames(image.PixelData, number_of_frames=1))
 
+    drawn = client.retrieve_instance_rendered(*uids_of(photo), media_types=("image/jpeg",))
+    assert drawn[:3] == b"\xff\xd8\xff"
+    drawn = client.retrieve_instance_frames_rendered(*uids_of(film), frame_numbers=[2], media_types=("image/jpeg",))
+    assert drawn[:3] == b"\xff\xd8\xff"
+
     def here(address: str) -> str:  # the portal's own address is not where the test's process listens
         assert address.startswith(portal.settings.public_url + "/dicom-web/")
         return address.replace(portal.settings.public_url, f"http://127.0.0.1:{web.port}")
