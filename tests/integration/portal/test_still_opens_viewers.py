@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from myphr import still_opens
+from myphr.machines import viewer_checks
+from myphr.machines.models import ViewerCheck
 from myphr.portal import Portal
 from myphr.viewers import samples
 from tests.person import Person
@@ -104,3 +106,20 @@ def test_another_picture_than_before_is_told(parts: Portal, monkeypatch) -> None
         outcome = still_opens.check(parts, viewer, "dicom MG")
         print(f"\n  {viewer}, another picture: {outcome.likeness:.3f}")
         assert outcome.reason == "not-like-before"
+
+
+def test_the_job_of_the_sweep_tries_the_one_that_is_due(parts: Portal, pages: Mapping[str, Words]) -> None:
+    """All others were looked at just now. A worker of the portal does it."""
+    due = ("simple-images", "dicom MR")
+    for template in pages:
+        vmid = parts.hypervisor.find_template(template).vmid
+        for viewer, sample in still_opens.tries(template):
+            viewer_checks.note(parts.database, viewer, sample, vmid, None)
+    with parts.database.write() as db:
+        db.delete(db.get_one(ViewerCheck, due))
+    assert pages["radiology"].count(OPENED) == 1
+    parts.queue.enqueue("jobs.machines.try_a_viewer", seconds_max=still_opens.LIVE_SECONDS_MAX + 120)
+    deadline = time.monotonic() + still_opens.LIVE_SECONDS_MAX
+    while pages["radiology"].count(OPENED) < 2:
+        assert time.monotonic() < deadline, "the job did not look, or it did not open"
+        time.sleep(1)
