@@ -101,13 +101,13 @@ class Reader:
                 .order_by(col(Study.created_at).desc(), Study.id)
             ))  # fmt: skip
 
-    def instances(self, study_id: str) -> list[Instance]:
-        """The images of one study, in no order. Raises NotFound once the key is over."""
+    def instances(self, study_id: str, only: str = "") -> list[Instance]:
+        """The images of one study, in no order, or the one with this item id. Raises NotFound once the key is over."""
         with self._parts.database.read() as db:
             row = db.get(AppKeyStudy, (self.app_key_id, study_id))
             items = db.exec(select(Item).where(
                 Item.study_id == study_id, Item.account_id == self.account_id, col(Item.deleted_at).is_(None),
-                Item.format == "dicom",
+                Item.format == "dicom", *([Item.id == only] if only else []),
             )).all()  # fmt: skip
         if row is None:
             raise NotFound("study")

@@ -22,6 +22,7 @@ from myphr.records.dicom_json import BadQuery
 from myphr.records.items import open_item
 from myphr.records.store import ObjectStore
 from myphr.sharing.app_keys import Instance, Reader
+from myphr.web.instance_places import InstancePlaces
 from myphr.web.login import portal
 from myphr.web.policy import APP, policy
 from myphr.web.senders import streams
@@ -30,6 +31,8 @@ PIECE_BYTES = 512 * 1024
 PREAMBLE_BYTES = 128
 JSON_TYPE = "application/dicom+json"
 _SYNTAX = re.compile(r'transfer-syntax="?([0-9.]+|\*)"?', re.IGNORECASE)
+
+_places = InstancePlaces()
 
 blueprint = Blueprint("dicom_web_out", __name__, url_prefix="/dicom-web")
 
@@ -225,7 +228,29 @@ def _instances(study_uid: str, series_uid: str, instance_uid: str) -> list[Insta
 
 def one_instance(study_uid: str, series_uid: str, instance_uid: str) -> Instance:
     """Raises NotFound, as `_instances`."""
-    return _instances(study_uid, series_uid, instance_uid)[0]
+    reader: Reader = g.app_key
+    uids = study_uid, series_uid, instance_uid
+    place = _places.find(reader.app_key_id, uids)
+    if place:
+        with contextlib.suppress(NotFound):
+            for one in reader.instances(*place):
+                if _uids_of(one) == uids:
+                    return one
+    for study_id in reader.studies():
+        every = sorted(reader.instances(study_id), key=lambda one: one.item.id, reverse=True)
+        for one in every:
+            _places.learn(reader.app_key_id, _uids_of(one), study_id, one.item.id)
+        found = [one for one in every if _uids_of(one) == uids]
+        if found:
+            return found[-1]  # of several versions the first, as `_instances`
+    raise NotFound("study")
+
+
+def _uids_of(one: Instance) -> tuple[str, str, str]:
+    found = one.headers
+    return (
+        str(found.get("study_uid") or ""), str(found.get("series_uid") or ""), str(found.get("instance_uid") or "")
+    )  # fmt: skip
 
 
 def _parts(store: ObjectStore, reader: Reader, found: list[Instance], boundary: str) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from typing import Any
 
 import pydicom
 import pytest
@@ -13,8 +14,9 @@ from pydicom.uid import JPEGBaseline8Bit
 from sqlmodel import select
 
 from myphr.audit.models import AuditEvent
+from myphr.audit.trail import Actor
 from myphr.portal import Portal
-from myphr.records.items import details_of
+from myphr.records.items import details_of, remove_study
 from myphr.records.models import Item
 from myphr.records.reading import FullReading, Reading
 from myphr.sharing import app_keys
@@ -57,6 +59,13 @@ def token(portal: Portal, patient: SignedIn, images: dict[str, str]) -> str:
     with portal.database.read() as db:
         studies = [item.study_id for item in db.exec(select(Item).order_by(Item.created_at))]  # type: ignore[arg-type]
     return app_keys.create(portal, patient.login, "My viewer", 3600, [str(one) for one in studies[:2]]).token
+
+
+def study_of(portal: Portal, owner: SignedIn, uid: str) -> str:
+    with portal.database.read() as db:
+        items, ring = db.exec(select(Item)).all(), owner.login.ring()
+    [found] = [str(one.study_id) for one in items if details_of(ring, one)["headers"]["study_uid"] == uid]
+    return found
 
 
 @pytest.fixture
@@ -214,6 +223,35 @@ def test_what_no_decoder_reads_is_406_and_two_at_once_wait(
         dicom_web_parts._drawing.release()
     assert answer.status_code == 503 and answer.headers["Retry-After"]
     assert get(client, token, images[FILM] + "/rendered").status_code == 200
+
+
+def test_a_place_that_was_learnt_opens_nothing_that_the_key_does_not(
+    client: FlaskClient, portal: Portal, patient: SignedIn, token: str, images: dict[str, str]
+) -> None:
+    frame = images[FILM] + "/frames/1"
+    assert [get(client, token, frame).status_code for _ in range(2)] == [200, 200]
+    other = app_keys.create(portal, patient.login, "Other", 3600, [study_of(portal, patient, OTHER)]).token
+    assert get(client, other, frame).status_code == 404
+    actor = Actor("patient", patient.account.id)
+    remove_study(portal.database, patient.account.id, study_of(portal, patient, FILM), actor)
+    assert get(client, token, frame).status_code == 404
+    assert get(client, token, images[PHOTO] + "/frames/1").status_code == 200
+
+
+def test_a_second_frame_opens_the_details_of_its_own_image_only(
+    client: FlaskClient, token: str, images: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    real = app_keys.open_details
+
+    def counted(dek: bytes, item_id: str, sealed: bytes) -> dict[str, Any]:
+        opened.append(item_id)
+        return real(dek, item_id, sealed)
+
+    monkeypatch.setattr(app_keys, "open_details", counted)
+    for number in (1, 2, 3):
+        get(client, token, f"{images[FILM]}/frames/{number}")
+    assert len(opened) <= 2 + 1 + 1 and len(set(opened[-2:])) == 1
 
 
 # -- who and what not -----------------------------------------------------------------------------
