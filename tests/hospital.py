@@ -6,6 +6,7 @@ SMART App Launch 2.2. The FHIR server is an npm package: see tests/peers/hospita
 
 import base64
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -39,18 +40,20 @@ PATIENT_PASSWORD = "ward 7 in the morning"
 
 
 def node_modules() -> Path:
-    """Medplum's packages, fetched once into build/ by the lock file."""
-    lock = PEER / "package-lock.json"
-    kept = NODE_MODULES / "package-lock.json"
-    if not (NODE_MODULES / "node_modules" / "@medplum").exists() or kept.read_bytes() != lock.read_bytes():
-        npm = shutil.which("npm")
-        assert npm, "npm is needed to fetch the FHIR server of these tests"
-        NODE_MODULES.mkdir(parents=True, exist_ok=True)
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(PEER / name, NODE_MODULES / name)
-        command = [npm, "ci", "--prefix", str(NODE_MODULES), "--no-audit", "--no-fund"]
-        subprocess.run(command, check=True, capture_output=True)
-    shutil.copy(PEER / "medplum.mjs", NODE_MODULES / "medplum.mjs")
+    """Medplum's packages, fetched once into build/ by the lock file; one test process fetches, the others wait."""
+    lock, fetched = PEER / "package-lock.json", NODE_MODULES / "fetched-by-lock.json"
+    NODE_MODULES.mkdir(parents=True, exist_ok=True)
+    with open(NODE_MODULES / "guard", "w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if not fetched.exists() or fetched.read_bytes() != lock.read_bytes():
+            npm = shutil.which("npm")
+            assert npm, "npm is needed to fetch the FHIR server of these tests"
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(PEER / name, NODE_MODULES / name)
+            command = [npm, "ci", "--prefix", str(NODE_MODULES), "--no-audit", "--no-fund"]
+            subprocess.run(command, check=True, capture_output=True)
+            shutil.copy(lock, fetched)
+        shutil.copy(PEER / "medplum.mjs", NODE_MODULES / "medplum.mjs")
     return NODE_MODULES
 
 
