@@ -3,16 +3,16 @@ naming a folder of files that begin with their number, also those. A file that d
 """
 
 import logging
-import os
 import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from tests import hostile
-from tests.hostile_demands import FORTY, MIB_MAX, check
+from tests.hostile_demands import FORTY, MIB_MAX
 from tests.hostile_desk import Desk
+from tests.hostile_forty import GIVEN, OURS, results
 
 
 def main() -> None:
@@ -27,11 +27,10 @@ def main() -> None:
         with Desk(folder / "home", f"unix://{folder}/redis.sock") as desk:
             desk.put("letter.txt", b"Dear Vera")  # what is loaded late is not the first file's
             print("of our own making:")
-            _table(desk, [(number, one.file, hostile.FILES[one.file][0]()) for number, one in FORTY.items()])
-            if given := os.environ.get("MYPHR_HOSTILE"):
+            _table(desk, OURS)
+            if GIVEN:
                 print("given:")
-                paths = sorted(Path(given).glob("[0-9][0-9]_*"))
-                _table(desk, [(int(path.name[:2]), path.name, path.read_bytes()) for path in paths])
+                _table(desk, GIVEN)
     finally:
         logging.disable(logging.NOTSET)
         redis_server.terminate()
@@ -39,20 +38,15 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _table(desk: Desk, files: list[tuple[int, str, bytes]]) -> None:
+def _table(desk: Desk, files: list[tuple[int, str, Callable[[], bytes]]]) -> None:
     print(f"{'':>2} {'file':32} {'outcome':36} {'s':>5} {'CPU s':>5} {'fork':>5} {'portal MiB':>10}")
     largest, slowest, failed = 0, 0.0, 0
-    for number, name, content in files:
-        outcome = desk.put(name, content)
-        words = FORTY[number].words
-        try:
-            check(outcome)
-            FORTY[number].check(outcome)
-        except AssertionError:
-            words, failed = "NOT AS DEMANDED", failed + 1
-        cost = outcome.cost
+    for one in results(desk, files):
+        words = "NOT AS DEMANDED" if one.failure else FORTY[one.number].words
+        failed += bool(one.failure)
+        cost = one.cost
         largest, slowest = max(largest, cost.largest_mib), max(slowest, cost.cpu_seconds)
-        print(f"{number:>2} {name[:32]:32} {words[:36]:36} {cost.seconds:5.1f} {cost.cpu_seconds:5.1f} "
+        print(f"{one.number:>2} {one.name[:32]:32} {words[:36]:36} {cost.seconds:5.1f} {cost.cpu_seconds:5.1f} "
               f"{cost.fork_mib or '-':>5} {cost.portal_mib:>10}")  # fmt: skip
     print(f"{len(files) - failed} of {len(files)} as demanded; largest process {largest} MiB (target {MIB_MAX}), "
           f"most CPU {slowest:.1f} s (target 10)")  # fmt: skip

@@ -25,7 +25,6 @@ from tests.unit.ingest.test_archives import (  # noqa: F401
 from tests.unit.ingest.test_receiving_uploads import (  # noqa: F401
     taking,
     test_a_crash_while_finishing_loses_nothing_and_files_once,
-    test_a_small_file_with_its_creation_needs_no_row,
     test_an_upload_that_ran_out_is_swept,
     test_other_bytes_after_a_crash_never_meet_a_used_key_and_nonce,
     test_terminate_forgets_bytes_and_key,
@@ -37,6 +36,14 @@ from tests.unit.ingest.test_upload_checksums import (  # noqa: F401
     begun,
     data,
     test_a_piece_that_fits_makes_the_item_byte_exact,
+)
+from tests.unit.ingest.test_whole_files import (  # noqa: F401
+    filing,
+    test_a_practice_with_two_files_left_hands_over_two,
+    test_many_are_filed_in_one_commit_and_each_is_noted,
+    test_one_that_comes_with_its_creation_is_filed_at_once,
+    test_the_same_folder_from_two_browsers_is_stored_once,
+    test_those_that_are_here_already_are_told_and_not_stored_again,
 )
 from tests.unit.records.test_items import (  # noqa: F401
     image,
