@@ -12,6 +12,8 @@ from tests import hostile_forty
 from tests.hostile_demands import check
 from tests.hostile_desk import Cost, Desk
 
+pytestmark = pytest.mark.timeout(900)  # the first test waits for all forty
+
 ROOT = Path(__file__).parents[3]
 FILES = [name for _, name, _ in hostile_forty.OURS + hostile_forty.GIVEN]
 
@@ -21,7 +23,7 @@ def failures(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> dic
     """By file: what is not as demanded."""
     home = tmp_path_factory.mktemp("hostile") / "home"
     command = [sys.executable, "-m", "tests.hostile_forty", home, redis_server]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=850, check=False)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return {line["name"]: line["failure"] for line in lines}
