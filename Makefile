@@ -3,8 +3,8 @@
 python := .venv/bin/python
 templates := radiology documents
 more_templates := signals genomics research
-# Files of tests in the order of their names: whole portals first, small tests last, so that neither worker ends alone.
-pytest := $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 --rerun-show-tracebacks
+# Files of tests in the order of their names: whole portals first, small tests last, so that no worker ends alone.
+pytest := $(python) -m pytest --dist loadfile --no-loadscope-reorder --reruns 1 --rerun-show-tracebacks
 
 .PHONY: help setup setup-test run templates test test-viewers test-peers lint bench conformance vectors demo-data doctor lock clean
 
@@ -28,8 +28,8 @@ templates: setup  ## build the other viewers too (genes, signals, research image
 
 test: setup-test ## lint and all tests but those in the large viewer templates
 	@$(MAKE) --no-print-directory lint
-	@$(pytest) -m "not viewers and not qemu and not browser and not peers"
-	@$(pytest) -m "(qemu or browser) and not viewers and not peers"
+	@$(pytest) -n 3 -m "not viewers and not qemu and not browser and not peers"  # three: many wait for a process
+	@$(pytest) -n 2 -m "(qemu or browser) and not viewers and not peers"
 
 test-viewers: setup-test ## the whole journey with the radiology template and a real study
 	@$(python) -m pytest -m viewers
