@@ -33,6 +33,7 @@ from myphr.records.filing import (
     check_room,
     file_sealed,
     held,
+    remove_unfiled,
     shown_name,
 )
 from myphr.records.item_writer import ItemWriter
@@ -230,11 +231,10 @@ class _Unpacking:
                 db.add(current)
 
             file_sealed(self._parts, sealed, owner_public_key=self._owner_public_key, also=progress)
-        except BaseException:
+        except BaseException as error:
             for writer in writers:
                 writer.abort()
-            for file in sealed:  # in no record: a later run seals them anew, under other keys
-                self._parts.store.delete(file.object_key)
+            remove_unfiled(self._parts, sealed, error)  # a later run seals them anew, under other keys
             raise
         for writer in writers:
             writer.abort()  # of what was left out; harmless for the others

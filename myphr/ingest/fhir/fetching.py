@@ -37,7 +37,7 @@ from myphr.ingest.fhir.states import FETCH
 from myphr.ingest.fhir.words import KINDS, OBSERVATION_CATEGORIES, words_of
 from myphr.people.models import StoredKeyRing
 from myphr.records import duplicates, formats
-from myphr.records.filing import Filed, SealedFile, check_room, file_sealed
+from myphr.records.filing import Filed, SealedFile, check_room, file_sealed, remove_unfiled
 from myphr.records.item_writer import ItemWriter
 from myphr.records.models import Item
 from myphr.state_tables import StateConflict
@@ -280,8 +280,8 @@ class _Run:
             for one in inline if sealed else ():
                 assert one.content is not None
                 sealed.append(self._sealed_file(iter([one.content]), one.title, len(one.content), one.media_type))
-        except BaseException:
-            self._drop(sealed)
+        except BaseException as error:
+            remove_unfiled(self._parts, sealed, error)  # a later run asks and seals anew
             raise
 
         def note(db: Session, filed: list[Filed]) -> None:
@@ -443,13 +443,9 @@ class _Run:
             else:
                 with self._parts.database.write() as db:
                     progress(db, [])
-        except BaseException:
-            self._drop(sealed)
+        except BaseException as error:
+            remove_unfiled(self._parts, sealed, error)  # a later run asks and seals anew
             raise
-
-    def _drop(self, sealed: Sequence[SealedFile]) -> None:
-        for one in sealed:  # in no record: a later run asks and seals anew
-            self._parts.store.delete(one.object_key)
 
     # -- the row ----------------------------------------------------------------------------------
     def _save(self) -> None:
