@@ -81,7 +81,7 @@ def image_of(dataset: Dataset, data: bytes, at: int) -> Image.Image:
     frames = max(1, number(dataset, "NumberOfFrames") or 1)
     try:
         return _frame(dataset, data, at, frames // 2, frames)
-    except Exception:
+    except Exception:  # of whatever decoder; if the first frame fails too, that is raised and noted with the file
         if frames == 1:
             raise
     return _frame(dataset, data, at, 0, frames)
