@@ -1,10 +1,11 @@
 """Jobs of getting data in: an id in, one service call. Safe to run twice, beside itself or after a run that was cut
-off: see `myphr.ingest.archives`, `myphr.ingest.reading.work`, and `fetching` in `myphr.ingest.fhir` and `.pacs`."""
+off: see `myphr.ingest.archives`, `myphr.ingest.reading.work` and `myphr.ingest.fetch.runs`."""
 
 from jobs.portal import portal
 from myphr.ingest import archives
 from myphr.ingest.fhir import fetching
 from myphr.ingest.pacs import fetching as pacs_fetching
+from myphr.ingest.pacs import way as pacs_way
 from myphr.ingest.reading import work
 
 
@@ -48,7 +49,7 @@ def fetch_from_pacs(fetch_id: str) -> None:
 
 def refetch_from_pacs(fetch_id: str) -> None:
     """The next turn. Under the other name: RQ refuses a second job of a name that is still running."""
-    pacs_fetching.run(portal(), fetch_id, again=pacs_fetching.FETCH)
+    pacs_fetching.run(portal(), fetch_id, again=pacs_way.FETCH)
 
 
 look_at_pacs_again = look_at_pacs  # for the sweep, as above

@@ -138,6 +138,16 @@ def redis_url(redis_server: str) -> str:
 
 
 @pytest.fixture
+def full_redis(redis_url: str) -> Iterator[redis.Redis]:
+    """The same Redis as long as it takes nothing more: each write is answered with an error. `config_set("maxmemory",
+    0)` ends that."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_set("maxmemory", 1)
+        yield client
+        client.config_set("maxmemory", 0)
+
+
+@pytest.fixture
 def portal(tmp_path: Path, redis_url: str) -> Iterator["Portal"]:
     """A whole portal below `tmp_path`, with tables and service keys, and nobody in it."""
     portal = cast_module.new_portal(tmp_path / "home", redis_url)

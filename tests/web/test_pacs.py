@@ -8,7 +8,7 @@ from sqlmodel import select
 
 from myphr.database import now
 from myphr.errors import FormRefused, NotFound
-from myphr.ingest.pacs import fetches, fetching, links
+from myphr.ingest.pacs import fetches, links, way
 from myphr.ingest.pacs.models import PacsFetch, PacsLink
 from myphr.ingest.pacs.plan import checked_patient
 from myphr.portal import Portal
@@ -226,7 +226,7 @@ def test_choosing_seals_it_to_the_worker_and_queues_a_job(her: PageClient, patie
     assert her.post(address, {"study": ["1.2.3.4"]}).status_code == 303
     row = row_of(portal, fetch_id)
     assert (row.state, row.studies_count, row.files_total, row.sealed_list) == ("chosen", 1, 120, None)
-    assert [(job.func_name, job.args) for job in portal.queue.rq.jobs] == [(fetching.FETCH, [fetch_id])]
+    assert [(job.func_name, job.args) for job in portal.queue.rq.jobs] == [(way.FETCH, [fetch_id])]
     assert her.post(address, {"study": ["1.2.3.4"]}).status_code == 303  # pressed twice
     assert "You chose to fetch 1 examination" in text_of(her.get("/who-looked"))
 
@@ -291,7 +291,7 @@ def test_stopping_is_a_post_and_final(her: PageClient, patient: SignedIn, portal
 
 
 def test_old_lists_and_endless_fetches_are_ended(patient: SignedIn, portal: Portal) -> None:
-    old = now() - 3 * fetches.LIST_WITHIN
+    old = now() - 3 * way.LIST_WITHIN
     listed = put_pacs_fetch(patient, portal, "", "listed", [KNEE], changed_at=old)
     endless = put_pacs_fetch(patient, portal, "", "fetching", created_at=old, sealed_for_worker=b"sealed")
     fetches.sweep(portal)

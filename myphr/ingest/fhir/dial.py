@@ -52,16 +52,16 @@ class Dial:
 
     def get(self, url: str, *, token: str = "", accept: str = FHIR_JSON, bytes_max: int = SMALL_BYTES_MAX) -> Answer:
         """Raises HospitalRefused: address, unreachable, too-slow, too-large, moved."""
-        with _Call(self, "GET", url, token, accept) as call:
+        with Call(self, "GET", url, token, accept) as call:
             return Answer(call.status, call.media_type, b"".join(call.blocks(bytes_max)), call.retry_after)
 
-    def stream(self, url: str, *, token: str, accept: str) -> "_Call":
+    def stream(self, url: str, *, token: str, accept: str) -> "Call":
         """An answer of any size: `with` it, look at its status, then take its `blocks`. Raises as `get`."""
-        return _Call(self, "GET", url, token, accept)
+        return Call(self, "GET", url, token, accept)
 
     def post(self, url: str, form: Mapping[str, str]) -> Answer:
         """A form to a token endpoint. Raises as `get`."""
-        with _Call(self, "POST", url, "", "application/json", form) as call:
+        with Call(self, "POST", url, "", "application/json", form) as call:
             return Answer(call.status, call.media_type, b"".join(call.blocks(SMALL_BYTES_MAX)))
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class Dial:
         self.close()
 
 
-class _Call:
+class Call:
     def __init__(
         self, dial: Dial, method: str, url: str, token: str, accept: str, form: Mapping[str, str] | None = None
     ) -> None:  # fmt: skip
@@ -134,7 +134,7 @@ class _Call:
     def close(self) -> None:
         self._response.close()
 
-    def __enter__(self) -> "_Call":
+    def __enter__(self) -> "Call":
         return self
 
     def __exit__(self, *_: object) -> None:

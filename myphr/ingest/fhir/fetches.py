@@ -6,7 +6,6 @@ hospital it is stands in the row sealed to the owner. Called by the pages and th
 """
 
 import dataclasses
-import datetime as dt
 import hashlib
 import json
 import secrets
@@ -17,59 +16,42 @@ from typing import Any
 from sqlmodel import Session, col, func, select
 
 from myphr.audit import trail
-from myphr.audit.trail import Actor
 from myphr.crypto import envelope
 from myphr.database import new_id, now
 from myphr.errors import EnvelopeError, FormRefused, HospitalRefused, NotFound
 from myphr.ingest.archives import IngestParts
-from myphr.ingest.fhir import fetching, servers, smart
+from myphr.ingest.fetch import rows
 from myphr.ingest.fhir import plan as plans
+from myphr.ingest.fhir import servers, smart
 from myphr.ingest.fhir.dial import SMALL_SECONDS_MAX, Dial
 from myphr.ingest.fhir.models import FhirFetch
 from myphr.ingest.fhir.plan import Plan
 from myphr.ingest.fhir.reasons import REASONS, refused
-from myphr.ingest.fhir.states import FETCH, LIVE
+from myphr.ingest.fhir.states import FETCH
+from myphr.ingest.fhir.way import ANSWER_WITHIN, JOB, WAY
 from myphr.ingest.fhir.words import words_of
 from myphr.people.login_sessions import Login
 from myphr.records.items import RecordParts
 from myphr.records.opening import Ring
-from myphr.state_tables import StateConflict
 
-ANSWER_WITHIN = dt.timedelta(minutes=30)  # to find one's password for the hospital
-EXCHANGE_WITHIN = dt.timedelta(minutes=2)
 LIVE_MAX = 10  # of one patient, questions that nobody answered included
 SHOWN_MAX = 20
 
 
-@dataclasses.dataclass(frozen=True)
-class FetchView:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FetchView(rows.FetchView):
     """One fetch as its owner sees it. `reason` completes "Your records could not be fetched: ..."; `not_given` and
     `cut_short` are kinds of records in plain words; `elsewhere` counts documents that lie on other servers."""
 
-    id: str
     hospital: str = dataclasses.field(repr=False)
-    state: str
     steps_done: int
     steps_total: int
-    items_count: int
-    bytes_count: int
     entries_new: int
     entries_changed: int
     entries_known: int
-    reason: str
     not_given: tuple[str, ...]
     cut_short: tuple[str, ...]
     elsewhere: int
-    created_at: dt.datetime
-    changed_at: dt.datetime
-
-    @property
-    def is_live(self) -> bool:
-        return self.state in LIVE
-
-    @property
-    def is_working(self) -> bool:
-        return self.state in ("exchanging", "waiting", "running")
 
     @property
     def nothing_new(self) -> bool:
@@ -94,7 +76,7 @@ def start(parts: RecordParts, login: Login, server_id: str, redirect_uri: str) -
         "endpoints": dataclasses.asdict(endpoints), "client_id": server.client_id,
     })  # fmt: skip
     with parts.database.write() as db:
-        live = select(func.count()).where(FhirFetch.account_id == row.account_id, col(FhirFetch.state).in_(LIVE))
+        live = select(func.count()).where(FhirFetch.account_id == row.account_id, col(FhirFetch.state).in_(WAY.live))
         if db.exec(live).one() >= LIVE_MAX:
             raise FormRefused(reason="you have asked several times already. Wait until those are over, or stop them")
         db.add(row)
@@ -153,8 +135,8 @@ def _accept(
             db, row, "accept", sealed_for_owner=_seal_for_owner(login.ring(), row.id, {"hospital": asked["hospital"]}),
             sealed_for_worker=plans.seal(parts.keys.worker.public, row.id, plan), steps_left=len(plan.todo),
         )  # fmt: skip
-        trail.record(db, "hospital-asked", account_id=row.account_id, actor=_owner(row), fetch=row.id)
-    fetching.enqueue(parts, row.id)
+        trail.record(db, "hospital-asked", account_id=row.account_id, actor=rows.owner_of(row), fetch=row.id)
+    rows.enqueue(parts, WAY, row.id, JOB)
 
 
 def _fail(parts: RecordParts, login: Login, row: FhirFetch, code: str) -> None:
@@ -163,7 +145,7 @@ def _fail(parts: RecordParts, login: Login, row: FhirFetch, code: str) -> None:
     with parts.database.write() as db:
         FETCH.move(db, row, "fail", error_code=code if code in REASONS else "token", sealed_for_owner=without)
         trail.record(
-            db, "hospital-failed", account_id=row.account_id, actor=_owner(row), fetch=row.id, items=0,
+            db, "hospital-failed", account_id=row.account_id, actor=rows.owner_of(row), fetch=row.id, items=0,
             reason=row.error_code or "token",
         )  # fmt: skip
 
@@ -171,34 +153,21 @@ def _fail(parts: RecordParts, login: Login, row: FhirFetch, code: str) -> None:
 # -- the owner ------------------------------------------------------------------------------------
 def withdraw(parts: RecordParts, login: Login, fetch_id: str) -> None:
     """Stop: the permission is erased, what came stays. One that is over stays as it is. Raises NotFound."""
-    with parts.database.write() as db:
-        row = _mine(db, login, fetch_id)
-        try:
-            FETCH.move(db, row, "withdraw", sealed_for_worker=None)
-        except StateConflict:
-            return
-        trail.record(
-            db, "hospital-withdrawn", account_id=row.account_id, actor=_owner(row), fetch=row.id, items=row.items_count
-        )
+    rows.withdraw(parts, WAY, login, fetch_id)
 
 
 def view(parts: RecordParts, login: Login, fetch_id: str) -> FetchView:
     """Raises NotFound."""
     with parts.database.read() as db:
-        return _view(login.ring(), _mine(db, login, fetch_id))
+        return _view(login.ring(), rows.one_of_mine(db, WAY, login, fetch_id))
 
 
 def list_mine(parts: RecordParts, login: Login) -> Sequence[FetchView]:
     """The latest, newest first; questions that nobody answered are left out."""
     with parts.database.read() as db:
-        rows = db.exec(
-            select(FhirFetch)
-            .where(FhirFetch.account_id == login.account.id, col(FhirFetch.state).not_in(("asked", "lapsed")))
-            .order_by(col(FhirFetch.created_at).desc())
-            .limit(SHOWN_MAX)
-        ).all()
+        found = rows.latest(db, WAY, login, SHOWN_MAX, without=["asked", "lapsed"])
     ring = login.ring()
-    return [_view(ring, row) for row in rows]
+    return [_view(ring, row) for row in found]
 
 
 def names(db: Session, login: Login, fetch_ids: Iterable[str]) -> dict[str, str]:
@@ -214,40 +183,8 @@ def names(db: Session, login: Login, fetch_ids: Iterable[str]) -> dict[str, str]
 
 
 def sweep(parts: IngestParts) -> int:
-    """Forget questions that nobody answered, end fetches whose permission must be old, put back those that nobody works
-    on. Safe to run twice. Returns how many were changed or put back."""
-    with parts.database.read() as db:
-        rows = db.exec(select(FhirFetch).where(col(FhirFetch.state).in_(LIVE))).all()
-    changed = 0
-    for row in rows:
-        idle = now() - row.changed_at
-        longest = dt.timedelta(seconds=2 * parts.settings.fhir_seconds_max) + ANSWER_WITHIN
-        patience = {"asked": ANSWER_WITHIN, "exchanging": EXCHANGE_WITHIN}.get(row.state)
-        if patience is not None and idle > patience:
-            with parts.database.write() as db:
-                _moved(db, row, "lapse")
-        elif row.state in ("waiting", "running") and now() - row.created_at > longest:
-            fetching.fail(parts, row.id, "cut-off")
-        elif row.state in ("waiting", "running") and idle > fetching.STUCK:
-            fetching.enqueue(parts, row.id, fetching.JOB_AGAIN)
-        else:
-            continue
-        changed += 1
-    return changed
-
-
-def _moved(db: Session, row: FhirFetch, event: str) -> None:
-    try:
-        FETCH.move(db, row, event)
-    except StateConflict:
-        pass  # somebody came back this very moment
-
-
-def _mine(db: Session, login: Login, fetch_id: str) -> FhirFetch:
-    row = db.get(FhirFetch, fetch_id)
-    if row is None or row.account_id != login.account.id:
-        raise NotFound("fetch")
-    return row
+    """Safe to run twice. Returns how many were changed or put back."""
+    return rows.sweep(parts, WAY)
 
 
 def _view(ring: Ring, row: FhirFetch) -> FetchView:
@@ -258,13 +195,12 @@ def _view(ring: Ring, row: FhirFetch) -> FetchView:
         except (EnvelopeError, ValueError):
             notes = {}  # a damaged note must not hide the rest
     return FetchView(
-        id=row.id, hospital=str(_open_for_owner(ring, row).get("hospital", "")) or "A hospital", state=row.state,
-        steps_done=row.step, steps_total=row.step + row.steps_left, items_count=row.items_count,
-        bytes_count=row.bytes_count, entries_new=row.entries_new, entries_changed=row.entries_changed,
-        entries_known=row.entries_known, reason=REASONS.get(row.error_code or "", ""),
+        **rows.seen(WAY, row), hospital=str(_open_for_owner(ring, row).get("hospital", "")) or "A hospital",
+        steps_done=row.step, steps_total=row.step + row.steps_left,
+        entries_new=row.entries_new, entries_changed=row.entries_changed, entries_known=row.entries_known,
         not_given=tuple(dict.fromkeys(words_of(kind) for kind in notes.get("not_given", []))),
         cut_short=tuple(dict.fromkeys(words_of(kind) for kind in notes.get("cut_short", []))),
-        elsewhere=int(notes.get("elsewhere", 0)), created_at=row.created_at, changed_at=row.changed_at,
+        elsewhere=int(notes.get("elsewhere", 0)),
     )  # fmt: skip
 
 
@@ -277,10 +213,6 @@ def _open_for_owner(ring: Ring, row: FhirFetch) -> dict[str, Any]:
         return json.loads(ring.open(row.sealed_for_owner, context=_owner_context(row.id)))
     except EnvelopeError:
         raise refused("token") from None
-
-
-def _owner(row: FhirFetch) -> Actor:
-    return Actor("patient", row.account_id)
 
 
 def _hash_of(state: str) -> str:

@@ -2,10 +2,10 @@
 
 import datetime as dt
 
-from sqlalchemy import BigInteger
 from sqlmodel import Field, SQLModel
 
 from myphr.database import new_id, now
+from myphr.ingest.fetch.models import FetchRow
 
 
 class FhirServer(SQLModel, table=True):
@@ -25,26 +25,17 @@ class FhirServer(SQLModel, table=True):
     closed_at: dt.datetime | None = None
 
 
-class FhirFetch(SQLModel, table=True):
+class FhirFetch(FetchRow, table=True):
     """One time that a patient gets records from one hospital. `sealed_for_worker` is there as long as the fetch lasts:
     the hospital's permission and what is still to be asked. Everything else in clear counts."""
 
     __tablename__ = "fhir_fetch"
 
-    id: str = Field(default_factory=new_id, primary_key=True)
-    account_id: str = Field(foreign_key="account.id", index=True)
     state: str = Field(default="asked", index=True)  # see myphr.ingest.fhir.states
     state_sha256: str = Field(unique=True)  # of the OAuth state (RFC 6749, 10.12)
     sealed_for_owner: bytes  # envelope of JSON: which hospital; until the patient is back also the PKCE verifier
-    sealed_for_worker: bytes | None = None  # envelope of JSON: see myphr.ingest.fhir.fetching
     sealed_notes: bytes | None = None  # envelope to the owner of JSON: what the hospital did not give
-    step: int = 0  # rises with each commit of a run: whoever expects another number is overtaken
     steps_left: int = 0
-    items_count: int = 0
-    bytes_count: int = Field(default=0, sa_type=BigInteger)
     entries_new: int = 0
     entries_changed: int = 0
     entries_known: int = 0
-    error_code: str | None = None  # one of myphr.ingest.fhir.reasons.REASONS
-    created_at: dt.datetime = Field(default_factory=now)
-    changed_at: dt.datetime = Field(default_factory=now)

@@ -42,6 +42,10 @@ class Plan:
     pages: int = 0
     files: int = 0
 
+    @property
+    def whom(self) -> str:
+        return self.hospital
+
     @classmethod
     def new(
         cls, server: str, hospital: str, client_id: str, endpoints: smart.Endpoints, tokens: smart.Tokens

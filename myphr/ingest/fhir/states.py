@@ -22,5 +22,3 @@ FETCH = StateTable(
         ("running", "withdraw"): ("erase the permission; what came stays", "withdrawn"),
     },
 )  # fmt: skip
-
-LIVE = ("asked", "exchanging", "waiting", "running")

@@ -13,23 +13,22 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from myphr.audit import trail
-from myphr.audit.trail import Actor
-from myphr.database import new_id, now
+from myphr.database import new_id
 from myphr.errors import EnvelopeError, FormRefused, NotFound
 from myphr.ingest.archives import IngestParts
-from myphr.ingest.pacs import fetching, links
+from myphr.ingest.fetch import rows
+from myphr.ingest.pacs import links
 from myphr.ingest.pacs import plan as plans
 from myphr.ingest.pacs.models import Pacs, PacsFetch, PacsLink
 from myphr.ingest.pacs.plan import Plan
-from myphr.ingest.pacs.reasons import REASONS, refused
-from myphr.ingest.pacs.states import LIVE, PACS_FETCH, WORKING
+from myphr.ingest.pacs.reasons import refused
+from myphr.ingest.pacs.states import PACS_FETCH
+from myphr.ingest.pacs.way import FETCH, LOOK, WAY
 from myphr.people.login_sessions import Login
 from myphr.records import summaries
 from myphr.records.models import Study
 from myphr.records.opening import Ring, group_key
-from myphr.state_tables import StateConflict
 
-LIST_WITHIN = dt.timedelta(days=1)  # to choose from a list: what is there changes
 SHOWN_MAX = 10
 
 
@@ -49,34 +48,19 @@ class StudyThere:
         return self.here > 0 and self.here >= self.images
 
 
-@dataclasses.dataclass(frozen=True)
-class FetchView:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FetchView(rows.FetchView):
     """One fetch as its owner sees it. `reason` completes "The images could not be fetched: ..."."""
 
-    id: str
     link_id: str
     pacs_name: str = dataclasses.field(repr=False)
-    state: str
     studies: tuple[StudyThere, ...]
     studies_count: int
     studies_done: int
     files_total: int
-    items_count: int
     known_count: int
     refused_count: int
     missing_count: int
-    bytes_count: int
-    reason: str
-    created_at: dt.datetime
-    changed_at: dt.datetime
-
-    @property
-    def is_live(self) -> bool:
-        return self.state in LIVE
-
-    @property
-    def is_working(self) -> bool:
-        return self.state in WORKING
 
     @property
     def files_come(self) -> int:
@@ -94,7 +78,7 @@ def look(parts: IngestParts, login: Login, link_id: str) -> str:
     plan = Plan(link.pacs_id, link.pacs_name, link.patient)
     with parts.database.write() as db:
         _held(db, link.id)
-        mine = select(PacsFetch).where(PacsFetch.link_id == link.id, col(PacsFetch.state).in_(LIVE))
+        mine = select(PacsFetch).where(PacsFetch.link_id == link.id, col(PacsFetch.state).in_(WAY.live))
         for other in db.exec(mine).all():
             if other.state != "listed":
                 return other.id
@@ -103,15 +87,15 @@ def look(parts: IngestParts, login: Login, link_id: str) -> str:
         row.sealed_for_worker = plans.seal(parts.keys.worker.public, row.id, plan)
         db.add(row)
         db.flush()
-        trail.record(db, "pacs-asked", account_id=row.account_id, actor=_owner(row), fetch=row.id)
-    fetching.enqueue(parts, row.id, fetching.LOOK)
+        trail.record(db, "pacs-asked", account_id=row.account_id, actor=rows.owner_of(row), fetch=row.id)
+    rows.enqueue(parts, WAY, row.id, LOOK)
     return row.id
 
 
 def choose(parts: IngestParts, login: Login, fetch_id: str, uids: Collection[str]) -> None:
     """Have the worker fetch these studies of the list. Raises NotFound, FormRefused."""
     with parts.database.read() as db:
-        row = _mine(db, login, fetch_id)
+        row = rows.one_of_mine(db, WAY, login, fetch_id)
     if row.state != "listed":
         return  # pressed twice, or in two tabs: the page says how it stands
     there = {one["uid"]: one["images"] for one in _listed(login.ring(), row)}
@@ -131,41 +115,28 @@ def choose(parts: IngestParts, login: Login, fetch_id: str, uids: Collection[str
             studies_count=len(chosen), files_total=sum(chosen.values()), refused_count=0,
         )  # fmt: skip
         trail.record(
-            db, "pacs-chosen", account_id=row.account_id, actor=_owner(row), fetch=row.id, studies=len(chosen)
+            db, "pacs-chosen", account_id=row.account_id, actor=rows.owner_of(row), fetch=row.id, studies=len(chosen)
         )
-    fetching.enqueue(parts, row.id, fetching.FETCH)
+    rows.enqueue(parts, WAY, row.id, FETCH)
 
 
 def withdraw(parts: IngestParts, login: Login, fetch_id: str) -> None:
     """Stop; what came stays. One that is over stays as it is. Raises NotFound."""
-    with parts.database.write() as db:
-        row = _mine(db, login, fetch_id)
-        try:
-            PACS_FETCH.move(db, row, "withdraw", sealed_for_worker=None, sealed_list=None)
-        except StateConflict:
-            return
-        trail.record(
-            db, "pacs-withdrawn", account_id=row.account_id, actor=_owner(row), fetch=row.id, items=row.items_count
-        )
+    rows.withdraw(parts, WAY, login, fetch_id)
 
 
 def view(parts: IngestParts, login: Login, fetch_id: str) -> FetchView:
     """Raises NotFound."""
     with parts.database.read() as db:
-        row = _mine(db, login, fetch_id)
+        row = rows.one_of_mine(db, WAY, login, fetch_id)
         return _view(db, row, _studies(parts, db, login.ring(), row))
 
 
 def list_mine(parts: IngestParts, login: Login) -> Sequence[FetchView]:
     """The latest, newest first, without what they list."""
     with parts.database.read() as db:
-        rows = db.exec(
-            select(PacsFetch)
-            .where(PacsFetch.account_id == login.account.id, PacsFetch.state != "lapsed")
-            .order_by(col(PacsFetch.created_at).desc())
-            .limit(SHOWN_MAX)
-        ).all()
-        return [_view(db, row, ()) for row in rows]
+        found = rows.latest(db, WAY, login, SHOWN_MAX, without=["lapsed"])
+        return [_view(db, row, ()) for row in found]
 
 
 def names(db: Session, login: Login, fetch_ids: Iterable[str]) -> dict[str, str]:
@@ -181,35 +152,9 @@ def names(db: Session, login: Login, fetch_ids: Iterable[str]) -> dict[str, str]
 
 
 def sweep(parts: IngestParts) -> int:
-    """Forget old lists, end what takes far too long, put back what nobody works on. Safe to run twice. Returns how many
-    were changed or put back."""
+    """Links and fetches. Safe to run twice. Returns how many fetches were changed or put back."""
     links.sweep(parts)
-    with parts.database.read() as db:
-        rows = db.exec(select(PacsFetch).where(col(PacsFetch.state).in_(LIVE))).all()
-    changed = 0
-    longest = LIST_WITHIN + dt.timedelta(seconds=2 * parts.settings.pacs_seconds_max)
-    for row in rows:
-        idle = now() - row.changed_at
-        if row.state == "listed" and idle > LIST_WITHIN:
-            with parts.database.write() as db:
-                _lapse(db, row)
-        elif row.state != "listed" and now() - row.created_at > longest:
-            fetching.fail(parts, row.id, "cut-off")
-        elif row.state in ("waiting", "looking") and idle > fetching.STUCK:
-            fetching.enqueue(parts, row.id, fetching.LOOK_AGAIN)
-        elif row.state in ("chosen", "fetching") and idle > fetching.STUCK:
-            fetching.enqueue(parts, row.id, fetching.FETCH_AGAIN)
-        else:
-            continue
-        changed += 1
-    return changed
-
-
-def _lapse(db: Session, row: PacsFetch) -> None:
-    try:
-        PACS_FETCH.move(db, row, "lapse", sealed_list=None)
-    except StateConflict:
-        pass  # she chose this very moment
+    return rows.sweep(parts, WAY)
 
 
 def _held(db: Session, link_id: str) -> None:
@@ -217,13 +162,6 @@ def _held(db: Session, link_id: str) -> None:
     link = db.get(PacsLink, link_id, with_for_update=True)
     if link is None or link.state != "confirmed":
         raise NotFound("link to a PACS")
-
-
-def _mine(db: Session, login: Login, fetch_id: str) -> PacsFetch:
-    row = db.get(PacsFetch, fetch_id)
-    if row is None or row.account_id != login.account.id:
-        raise NotFound("fetch from a PACS")
-    return row
 
 
 def _listed(ring: Ring, row: PacsFetch) -> list[dict[str, Any]]:
@@ -269,13 +207,7 @@ def _view(db: Session, row: PacsFetch, studies: tuple[StudyThere, ...]) -> Fetch
     link = db.get(PacsLink, row.link_id)
     pacs = db.get(Pacs, link.pacs_id) if link else None
     return FetchView(
-        id=row.id, link_id=row.link_id, pacs_name=pacs.name if pacs else "A practice", state=row.state, studies=studies,
+        **rows.seen(WAY, row), link_id=row.link_id, pacs_name=pacs.name if pacs else "A practice", studies=studies,
         studies_count=row.studies_count, studies_done=row.studies_done, files_total=row.files_total,
-        items_count=row.items_count, known_count=row.known_count, refused_count=row.refused_count,
-        missing_count=row.missing_count, bytes_count=row.bytes_count, reason=REASONS.get(row.error_code or "", ""),
-        created_at=row.created_at, changed_at=row.changed_at,
+        known_count=row.known_count, refused_count=row.refused_count, missing_count=row.missing_count,
     )  # fmt: skip
-
-
-def _owner(row: PacsFetch) -> Actor:
-    return Actor("patient", row.account_id)

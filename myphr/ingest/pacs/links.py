@@ -1,13 +1,13 @@
 """That an account is a patient of a PACS: the owner asks and gets a code, the person who saw her at the practice gives
 code and number to the operator, who confirms. Nobody else can say which number an account is.
 
-docs/decisions/0217-fetching-from-pacs.md. Called by the pages, by `servers` and the sweep.
+docs/decisions/0217-fetching-from-pacs.md. What is confirmed is vouched for: see
+`vouching`. Called by the pages, by `servers` and the sweep.
 """
 
 import dataclasses
 import datetime as dt
 import hashlib
-import hmac
 import json
 import secrets
 from collections.abc import Sequence
@@ -20,13 +20,15 @@ from myphr.audit.trail import SYSTEM, Actor
 from myphr.crypto import envelope
 from myphr.database import new_id, now
 from myphr.errors import EnvelopeError, FormRefused, NotFound
+from myphr.ingest.fetch import rows
+from myphr.ingest.pacs import vouching
 from myphr.ingest.pacs.models import Pacs, PacsFetch, PacsLink
 from myphr.ingest.pacs.plan import Patient, checked_patient
-from myphr.ingest.pacs.states import LIVE, PACS_FETCH, PACS_LINK
+from myphr.ingest.pacs.states import PACS_LINK
+from myphr.ingest.pacs.way import WAY
 from myphr.people.login_sessions import Login
 from myphr.people.models import Account, StoredKeyRing
 from myphr.records.items import RecordParts
-from myphr.state_tables import StateConflict
 
 CODE_WITHIN = dt.timedelta(days=14)  # until the next appointment
 HELD_MAX = 20  # links of one patient, asked for or confirmed
@@ -140,7 +142,7 @@ def confirm(
         pacs = db.get(Pacs, row.pacs_id, with_for_update=True)  # one at a time: two for one number
         if pacs is None or pacs.closed_at is not None:
             raise FormRefused(reason="this archive is not on the list any more")
-        key = _patient_key(parts.keys.index_key, row.pacs_id, patient)
+        key = vouching.patient_key(parts.keys.index_key, row.pacs_id, patient)
         if db.exec(select(PacsLink.id).where(PacsLink.patient_key == key)).first() is not None:
             raise FormRefused(reason="this number is linked to another account already. Find out which is right")
         ring = db.get(StoredKeyRing, row.account_id)
@@ -150,7 +152,7 @@ def confirm(
         facts = dataclasses.asdict(patient)
         PACS_LINK.move(
             db, row, "confirm", sealed_for_owner=_seal(ring.public_key, row.id, facts), patient_key=key,
-            vouched=_vouched(parts.keys.index_key, row, patient), code_sha256=_hash_of(new_id()),
+            vouched=vouching.vouched(parts.keys.index_key, row, patient), code_sha256=_hash_of(new_id()),
         )  # fmt: skip
         _note(db, row, "pacs-link-confirmed", Actor("operator", operator.account.id))
     return asked
@@ -204,24 +206,13 @@ def confirmed_count(parts: RecordParts, pacs_id: str) -> int:
         ).one()
 
 
-def is_vouched(index_key: bytes, row: PacsLink, patient: Patient) -> bool:
-    """Whether it was the operator's page that said so: anybody can seal to a public key, and who writes to the database
-    without the portal's keys must not thereby fetch somebody else's images."""
-    return row.state == "confirmed" and hmac.compare_digest(row.vouched or "", _vouched(index_key, row, patient))
-
-
-# -- rows -----------------------------------------------------------------------------------------
+# -- one link -----------------------------------------------------------------------------------------
 def _end(db: Session, row: PacsLink, actor: Actor) -> None:
     PACS_LINK.move(db, row, "end", sealed_for_owner=b"", patient_key=None, vouched=None)
     _note(db, row, "pacs-link-ended", actor)
-    for fetch in db.exec(select(PacsFetch).where(PacsFetch.link_id == row.id, col(PacsFetch.state).in_(LIVE))).all():
-        try:
-            PACS_FETCH.move(db, fetch, "withdraw", sealed_for_worker=None, sealed_list=None)
-        except StateConflict:
-            continue  # it ended this very moment
-        trail.record(
-            db, "pacs-withdrawn", account_id=row.account_id, actor=actor, fetch=fetch.id, items=fetch.items_count
-        )
+    mine = select(PacsFetch).where(PacsFetch.link_id == row.id, col(PacsFetch.state).in_(WAY.live))
+    for fetch in db.exec(mine).all():
+        rows.withdraw_in(db, WAY, fetch, actor)
 
 
 def _asked(db: Session, code: str) -> PacsLink:
@@ -258,17 +249,6 @@ def _seal(owner_public_key: bytes, link_id: str, facts: dict[str, Any]) -> bytes
 
 def _context(link_id: str) -> bytes:
     return envelope.context_for("pacs-link", link_id)
-
-
-def _patient_key(index_key: bytes, pacs_id: str, patient: Patient) -> str:
-    text = json.dumps(["pacs-patient", pacs_id, patient.issuer, patient.number])
-    return hmac.digest(index_key, text.encode(), "sha256").hex()
-
-
-def _vouched(index_key: bytes, row: PacsLink, patient: Patient) -> str:
-    who = [patient.number, patient.issuer, patient.birth_date]
-    text = json.dumps(["pacs-vouched", row.id, row.account_id, row.pacs_id, *who])
-    return hmac.digest(index_key, text.encode(), "sha256").hex()
 
 
 def _owner(row: PacsLink) -> Actor:

@@ -3,10 +3,10 @@ only sealed, and as a keyed hash while the link holds."""
 
 import datetime as dt
 
-from sqlalchemy import BigInteger
 from sqlmodel import Field, SQLModel
 
 from myphr.database import new_id, now
+from myphr.ingest.fetch.models import FetchRow
 
 
 class Pacs(SQLModel, table=True):
@@ -39,32 +39,23 @@ class PacsLink(SQLModel, table=True):
     code_sha256: str = Field(unique=True)
     sealed_for_owner: bytes  # envelope of JSON: the code while it is asked; then number, issuer, date of birth
     patient_key: str | None = Field(default=None, unique=True)  # keyed hash of PACS, issuer and number, while linked
-    vouched: str | None = None  # keyed hash of whose link it is, to where, and who she is there: see links.is_vouched
+    vouched: str | None = None  # keyed hash of whose link it is, to where, and who she is there: see `vouching`
     created_at: dt.datetime = Field(default_factory=now)
     changed_at: dt.datetime = Field(default_factory=now)
 
 
-class PacsFetch(SQLModel, table=True):
+class PacsFetch(FetchRow, table=True):
     """One look at what a PACS has of one patient, and what she then fetched of it. `sealed_for_worker` is there only
     while a worker has to ask. Everything else in clear counts."""
 
     __tablename__ = "pacs_fetch"
 
-    id: str = Field(default_factory=new_id, primary_key=True)
-    account_id: str = Field(foreign_key="account.id", index=True)
     link_id: str = Field(foreign_key="pacs_link.id", index=True)
     state: str = Field(default="waiting", index=True)  # see myphr.ingest.pacs.states
-    sealed_for_worker: bytes | None = None  # envelope of JSON: see myphr.ingest.pacs.plan
     sealed_list: bytes | None = None  # envelope to the owner of JSON: the studies there are
-    step: int = 0  # rises with each commit of a run: whoever expects another number is overtaken
     studies_count: int = 0  # there, and then chosen
     studies_done: int = 0
     files_total: int = 0
-    items_count: int = 0
     known_count: int = 0
     refused_count: int = 0  # came and were not what was asked, or answers about another patient
     missing_count: int = 0
-    bytes_count: int = Field(default=0, sa_type=BigInteger)
-    error_code: str | None = None  # one of myphr.ingest.pacs.reasons.REASONS
-    created_at: dt.datetime = Field(default_factory=now)
-    changed_at: dt.datetime = Field(default_factory=now)

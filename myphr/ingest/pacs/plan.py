@@ -70,6 +70,10 @@ class Plan:
     series_asked: list[str] = dataclasses.field(default_factory=list, repr=False)
     seconds_used: float = 0.0
 
+    @property
+    def whom(self) -> str:
+        return self.pacs_name
+
 
 def seal(worker_public_key: bytes, fetch_id: str, plan: Plan) -> bytes:
     text = json.dumps(dataclasses.asdict(plan), separators=(",", ":"))

@@ -36,6 +36,3 @@ PACS_FETCH = StateTable(
         ("fetching", "withdraw"): ("erase what the worker knew; what came stays", "withdrawn"),
     },
 )  # fmt: skip
-
-LIVE = ("waiting", "looking", "listed", "chosen", "fetching")
-WORKING = ("waiting", "looking", "chosen", "fetching")

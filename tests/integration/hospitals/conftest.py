@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from myphr.ingest.fhir import fetches, fetching, servers
+from myphr.ingest.fhir import fetches, fetching, line, servers
 from myphr.ingest.fhir.fetches import FetchView
 from myphr.portal import Portal
 from tests import cast as cast_module
@@ -122,7 +122,7 @@ def visit(portal: Portal, patient: SignedIn, hospital: Hospital, server_id: str)
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "PAUSES_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(line, "PAUSES_SECONDS", (0.01, 0.01))
 
 
 def as_json(value: object) -> bytes:

@@ -8,19 +8,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from flask import Response
 
 from myphr.errors import HospitalRefused, NotFound
-from myphr.ingest.fhir import fetches, fetching, servers
+from myphr.ingest.fetch import rows, runs
+from myphr.ingest.fhir import documents, fetches, fetching, line, servers
 from myphr.ingest.fhir.models import FhirFetch
 from myphr.portal import Portal
 from tests.cast import SignedIn
 from tests.hospital import CLIENT_ID, Hospital, give_consent
 from tests.integration.hospitals.conftest import BACK, Visit, as_json, observation
+from tests.integration.hospitals.test_fetch import items_of
 
 ROOT = Path(__file__).parents[3]
 THREE_PAGES = pytest.mark.parametrize("results", [120], ids=["three pages"])
@@ -263,7 +266,7 @@ def test_odd_resources_are_kept_as_they_came(visit: Visit, hospital: Hospital, r
 
 
 def test_an_answer_larger_than_the_limit_ends_it(visit: Visit, hospital: Hospital, monkeypatch) -> None:
-    monkeypatch.setattr(fetching, "PAGE_BYTES_MAX", 100_000)
+    monkeypatch.setattr(line, "PAGE_BYTES_MAX", 100_000)
 
     def stream(path: str) -> Response:
         return Response((b" " * 50_000 for _ in range(1_000_000)), mimetype="application/fhir+json")
@@ -275,7 +278,7 @@ def test_an_answer_larger_than_the_limit_ends_it(visit: Visit, hospital: Hospita
 
 
 def test_a_letter_larger_than_the_limit_is_left_out_and_said(visit: Visit, hospital: Hospital, monkeypatch) -> None:
-    monkeypatch.setattr(fetching, "FILE_BYTES_MAX", 100_000)
+    monkeypatch.setattr(documents, "FILE_BYTES_MAX", 100_000)
     hospital.faults["answers"] = {
         "/Binary": lambda path: Response((b"x" * 50_000 for _ in range(1_000_000)), mimetype="application/pdf")
     }
@@ -395,11 +398,52 @@ def test_a_worker_killed_in_the_middle_is_taken_up_where_it_was(
 
 def test_a_fetch_that_nobody_works_on_is_put_back_by_the_sweep(visit: Visit, portal: Portal, monkeypatch) -> None:
     fetch_id = visit.come_back()
-    monkeypatch.setattr(fetching, "STUCK", -fetching.STUCK)
+    monkeypatch.setattr(rows, "STUCK", -rows.STUCK)
     portal.redis.flushall()
     fetches.sweep(portal)
     jobs = [job.id for job in portal.queue.rq.jobs]
     assert jobs == [f"jobs-ingest-refetch_from_hospital_{fetch_id}"]
+
+
+def test_an_error_behind_the_commit_costs_no_file(
+    visit: Visit, portal: Portal, hospital: Hospital, request: pytest.FixtureRequest
+) -> None:
+    """An answer is filed; then Redis refuses the job to read it, and the run ends with that."""
+    fetch_id = visit.come_back()
+    full = request.getfixturevalue("full_redis")
+    with pytest.raises(redis.ResponseError):
+        fetching.run(portal, fetch_id)
+    came = visit.view(fetch_id).items_count
+    assert came == len(items_of(portal, visit.person)) == len(list(portal.store.keys())) == 1
+    full.config_set("maxmemory", 0)
+    fetching.run(portal, fetch_id)
+    assert (visit.view(fetch_id).state, visit.view(fetch_id).items_count) == ("done", 5)
+    assert len(items_of(portal, visit.person)) == len(list(portal.store.keys())) == 5  # each opens
+
+
+def test_a_long_file_ends_soon_after_the_owner_stops_it(
+    visit: Visit, portal: Portal, hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "WANTED_SECONDS", 0.0)
+    sent = 0
+
+    def endless(path: str) -> Response:
+        def blocks() -> Iterator[bytes]:
+            nonlocal sent
+            while sent < 2000:
+                sent += 1
+                if sent == 50:
+                    fetches.withdraw(portal, visit.person.login, fetch_id)
+                yield b"x" * 65536
+
+        return Response(blocks(), mimetype="application/pdf")
+
+    hospital.faults["answers"] = {"/Binary": endless}
+    fetch_id = visit.come_back()
+    fetching.run(portal, fetch_id)
+    seen = visit.view(fetch_id)
+    assert (seen.state, seen.items_count) == ("withdrawn", 4) and sent < 2000
+    assert len(items_of(portal, visit.person)) == len(list(portal.store.keys())) == 4
 
 
 # -- secrets --------------------------------------------------------------------------------------

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from pydicom import Dataset
 from pydicom.uid import RLELossless, generate_uid
 
 from myphr.database import now
 from myphr.errors import FormRefused, PacsRefused
-from myphr.ingest.pacs import fetches, fetching, links, servers
+from myphr.ingest.fetch import rows
+from myphr.ingest.pacs import fetches, fetching, links, looking, servers, way
 from myphr.ingest.pacs import plan as plans
+from myphr.ingest.pacs import study as study_module
 from myphr.ingest.pacs.models import PacsFetch, PacsLink
 from myphr.ingest.pacs.requestor import Requestor
 from myphr.portal import Portal
@@ -310,6 +313,25 @@ def test_a_record_without_room_is_said_and_nothing_is_left_over(
     small.database.dispose()
 
 
+def test_an_error_behind_the_commit_costs_no_image(
+    portal: Portal, patient: SignedIn, operator: SignedIn, orthanc: Orthanc, request: pytest.FixtureRequest
+) -> None:
+    """A group is filed; then Redis refuses the job to read it, and the run ends with that."""
+    uid = orthanc.put(study_of("5015", 3))
+    there = looked(portal, patient, linked(portal, patient, operator, orthanc.port, "5015", "19780412"))
+    fetches.choose(portal, patient.login, there.id, [uid])
+    full = request.getfixturevalue("full_redis")
+    with pytest.raises(redis.ResponseError):
+        fetching.run(portal, there.id)
+    assert len(items_of(portal)) == len(list(portal.store.keys())) == 3
+    full.config_set("maxmemory", 0)
+    fetching.run(portal, there.id)
+    done = fetches.view(portal, patient.login, there.id)
+    assert (done.state, done.items_count, done.missing_count) == ("done", 3, 0), done.reason
+    for item in items_of(portal):
+        assert open_item(portal.store, item, dek_of(patient.login.ring(), item)).read_at(128, 4) == b"DICM"
+
+
 # -- stopped --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("how", ["withdraw", "end"])
 def test_stopped_in_the_middle_nothing_more_comes(
@@ -401,14 +423,14 @@ def test_a_long_fetch_gives_way_to_others_between_two_series(
     for _ in range(20):
         portal.queue.rq.empty()
         monkeypatch.setattr(fetching, "TURN_SECONDS", 60.0)
-        fetching.run(portal, there.id, again=fetching.FETCH if len(came) % 2 else fetching.FETCH_AGAIN)
+        fetching.run(portal, there.id, again=way.FETCH if len(came) % 2 else way.FETCH_AGAIN)
         done = fetches.view(portal, patient.login, there.id)
         came.append(done.items_count)
         if done.state != "fetching":
             break
         jobs += [job.func_name for job in portal.queue.rq.jobs if "pacs" in job.func_name]
     assert (done.state, done.items_count, done.known_count, done.missing_count) == ("done", 11, 0, 0), done.reason
-    assert jobs == [fetching.FETCH_AGAIN, fetching.FETCH, fetching.FETCH_AGAIN]
+    assert jobs == [way.FETCH_AGAIN, way.FETCH, way.FETCH_AGAIN]
     assert len(came) == 4 and came == sorted(set(came))
     assert repeats_of(portal, patient) == 0
 
@@ -434,10 +456,10 @@ def test_what_a_worker_left_is_put_back_by_the_sweep(
     with portal.database.write() as db:
         row = db.get(PacsFetch, fetch_id)
         assert row
-        row.changed_at = now() - 2 * fetching.STUCK
+        row.changed_at = now() - 2 * rows.STUCK
         db.add(row)
     assert fetches.sweep(portal) == 1
-    assert [job.func_name for job in portal.queue.rq.jobs] == [fetching.LOOK_AGAIN]
+    assert [job.func_name for job in portal.queue.rq.jobs] == [way.LOOK_AGAIN]
 
 
 # -- an archive that lies ---------------------------------------------------------------------------
@@ -571,7 +593,7 @@ def test_what_was_not_asked_for_is_refused(
 def test_who_goes_on_sending_what_was_not_asked_is_hung_up_on(
     portal: Portal, patient: SignedIn, operator: SignedIn, liar: Liar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "REFUSED_MAX", 5)
+    monkeypatch.setattr(study_module, "REFUSED_MAX", 5)
     honest(liar, VERA)
     liar.sent += [data_set(one) for one in study_of(NILS, 30)]
     done = fetched(portal, patient, linked(portal, patient, operator, liar.port))
@@ -601,7 +623,7 @@ def test_an_archive_that_promises_more_than_it_sends(
 def test_more_answers_than_anybody_has_studies_end_the_look(
     portal: Portal, patient: SignedIn, operator: SignedIn, liar: Liar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "STUDIES_MAX", 5)
+    monkeypatch.setattr(looking, "STUDIES_MAX", 5)
     study = honest(liar, VERA)
     liar.found["STUDY"] = [answer("STUDY", study[0], StudyInstanceUID=generate_uid()) for _ in range(6)]
     there = looked(portal, patient, linked(portal, patient, operator, liar.port))

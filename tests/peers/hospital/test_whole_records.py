@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from myphr.ingest.fetch.runs import Taken
 from myphr.ingest.fhir import fetching, servers
 from myphr.portal import Portal
 from myphr.records.fhir_bundle import ItemInBundle, SeriesInBundle, StudyInBundle, bundle
@@ -85,14 +86,14 @@ def test_a_worker_stopped_after_each_answer_brings_the_same(visit: Visit, hospit
     class Died(BaseException):
         pass
 
-    keep = fetching._Run._file
+    keep = Taken.file
     runs = 0
 
-    def keep_and_die(run: fetching._Run, *rest) -> None:
-        keep(run, *rest)
+    def keep_and_die(taken: Taken, *rest) -> None:
+        keep(taken, *rest)
         raise Died
 
-    fetching._Run._file = keep_and_die  # type: ignore[method-assign]
+    Taken.file = keep_and_die  # type: ignore[method-assign]
     try:
         while visit.view(fetch_id).is_working and runs < 100:
             runs += 1
@@ -101,7 +102,7 @@ def test_a_worker_stopped_after_each_answer_brings_the_same(visit: Visit, hospit
             except Died:
                 continue
     finally:
-        fetching._Run._file = keep  # type: ignore[method-assign]
+        Taken.file = keep  # type: ignore[method-assign]
     seen = visit.view(fetch_id)
     assert (seen.state, seen.entries_new) == ("done", 403) and runs > 10
 
