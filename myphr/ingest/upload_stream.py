@@ -3,6 +3,8 @@ another. Knows containers and files, neither rows nor HTTP. Called by `uploads`.
 """
 
 import concurrent.futures
+import contextlib
+import hashlib
 import os
 import queue
 import threading
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from myphr.crypto import container
-from myphr.records.store import Appender, full_disk_is_store_full
+from myphr.records.store import Appender, full_disk_is_store_full, sync_folder, write_all
 
 # Received, hashed, sealed and written at once. Measured per GB: 256 KiB costs 3.8 CPU s, 512 KiB 2.5, 1 MiB 2.2 and
 # 2 MiB 2.1, as the two threads hand over less often; four of them are the memory of an upload.
@@ -134,6 +136,46 @@ class UploadStream:
         self._sealer.seal_chunks_into(plaintext, self._out.room(size), last)
         self._out.put(size)
         self.position += len(plaintext)
+
+
+def reseal(
+    old_path: Path, opener_of: Callable[[bytes], container.ChunkOpener], new_path: Path, sealer: container.ChunkSealer,
+    plain_bytes: int,
+) -> Any:
+    """The first `plain_bytes` (whole chunks) of the old container in a new file by `sealer`, durable; the SHA-256 over
+    them. On any error there is no new file.
+
+    Raises FileNotFoundError if there is no old one, ContainerError if it lost or changed something, StoreFull."""
+    digest = hashlib.sha256()
+    with open(old_path, "rb", buffering=0) as old, _new_file(new_path) as new:
+        opener = opener_of(old.read(container.HEADER_BYTES))
+        write_all(new, sealer.header)
+        at, end = 0, plain_bytes // container.CHUNK_BYTES
+        while at < end:
+            chunks = min(BLOCK_BYTES // container.CHUNK_BYTES, end - at)
+            sealed = os.pread(old.fileno(), chunks * container.SEALED_CHUNK_BYTES, container.chunk_offset(at))
+            plain = opener.open_chunks(at, sealed, last=False)  # of nothing read: ContainerError
+            digest.update(plain)
+            write_all(new, sealer.seal_chunks(plain, last=False))
+            at += len(sealed) // container.SEALED_CHUNK_BYTES
+    return digest
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[int]:
+    """Its descriptor; durable at the end, gone after an error."""
+    with full_disk_is_store_full():
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+        with full_disk_is_store_full():
+            os.fdatasync(fd)
+        sync_folder(path.parent)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
 
 
 class HeldPiece:

@@ -7,20 +7,16 @@ else. No chunk number of one key is ever sealed twice: before the first chunk of
 `web/uploads.py`.
 """
 
-import collections
 import contextlib
 import copy
 import dataclasses
 import datetime as dt
-import errno
-import fcntl
 import functools
 import hashlib
 import hmac
 import json
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,8 +38,10 @@ from myphr.errors import (
     UploadTooLarge,
 )
 from myphr.ingest import archives, identify
+from myphr.ingest.running_hashes import RunningHashes
 from myphr.ingest.upload_filing import Sender, UploadFiling, Wish
-from myphr.ingest.upload_stream import BLOCK_BYTES, Body, HeldPiece, UploadStream
+from myphr.ingest.upload_lock import LET_GO_SECONDS, UploadLock
+from myphr.ingest.upload_stream import BLOCK_BYTES, Body, HeldPiece, UploadStream, reseal
 from myphr.people.models import Account
 from myphr.records.filing import Filed, SealedFile, object_key_of
 from myphr.records.items import HEAD_BYTES
@@ -51,7 +49,6 @@ from myphr.records.models import Upload
 from myphr.records.opening import ItemPlace, id_bytes, open_item
 from myphr.records.store import full_disk_is_store_full, sync_folder, write_all
 
-LET_GO_SECONDS = 5.0  # how long a second request waits for the first to let go
 FINISHED_KEPT = dt.timedelta(days=2)  # a finished upload still answers "all there" so long
 
 # (state, event) -> state. `writing` is the durable mark that chunks beyond `durable_bytes` may have been sealed.
@@ -117,10 +114,7 @@ class Uploads:
     def __init__(self, parts: archives.IngestParts) -> None:
         self._parts = parts
         self._settings = parts.settings
-        # SHA-256 so far, by upload: the state of a hash cannot be stored, so after a restart it is made anew from the
-        # sealed file at the end. Bounded: an evicted one costs a second reading, nothing else.
-        self._hashes: collections.OrderedDict[str, tuple[int, Any]] = collections.OrderedDict()
-        self._hashes_guard = threading.Lock()
+        self._hashes = RunningHashes()
         self.filing = UploadFiling(parts)
 
     def of(self, sender: Sender) -> "Uploads":
@@ -181,7 +175,8 @@ class Uploads:
         Raises ChecksumMismatch, and then nothing has changed; NotFound as `progress`; UploadConflict for another offset
         than ours or a second writer; UploadTooLarge for more than was announced; UploadRefused for a piece so small
         that nothing of it could be kept; StoreFull."""
-        with self._alone(upload_id, known_to=lambda: self._load(account_id, upload_id, token)):
+        self._load(account_id, upload_id, token)  # a stranger must not be able to make lock files or disturb a writer
+        with self._alone(upload_id):
             row, dek = self._load(account_id, upload_id, token)
             if offset != row.durable_bytes or dek is None:
                 if dek is None and offset == row.total_bytes and body.length in (0, None):
@@ -253,13 +248,13 @@ class Uploads:
             if start == 0:
                 write_all(fd, sealer.header)
                 sync_folder(path.parent)
-            stream = UploadStream(row.total_bytes, start, sealer, fd, self._hash_at(row.id, start))
-            stream.run(body, self._let_go_path(row.id), functools.partial(self._update, row, None))
+            stream = UploadStream(row.total_bytes, start, sealer, fd, self._hashes.at(row.id, start))
+            stream.run(body, self._lock(row.id).let_go_path, functools.partial(self._update, row, None))
             if stream.position == row.total_bytes:
                 row = self._update(row, "complete", stream.position)
             else:
                 row = self._update(row, "release", stream.position)
-            self._keep_hash(row.id, stream.position, stream.hash)
+            self._hashes.keep(row.id, stream.position, stream.hash)
         finally:
             os.close(fd)
         if stream.too_much:
@@ -289,7 +284,7 @@ class Uploads:
             sealer = container.ChunkSealer(dek, nobody, nobody)
             write_all(fd, sealer.header)
             stream = UploadStream(body.length, 0, sealer, fd, CHECKSUMS[checksum.algorithm]())
-            stream.run(body, self._let_go_path(row.id))
+            stream.run(body, self._lock(row.id).let_go_path)
             if stream.position < body.length:
                 raise UploadConflict("the piece did not come whole")
             checksum.check(stream.hash)
@@ -302,47 +297,17 @@ class Uploads:
         second plaintext under their key and nonce would give both away. Costs about a second per GB, only after
         a crash."""
         old_path = self._path(row)
-        salt = secrets.token_bytes(container.SALT_BYTES)
         owner, item = id_bytes(row.account_id), id_bytes(row.id)
-        sealer = container.ChunkSealer(dek, owner, item, salt=salt)
-        new_path = self._path(row, salt)
-        digest = hashlib.sha256()
+        sealer = container.ChunkSealer(dek, owner, item, salt=secrets.token_bytes(container.SALT_BYTES))
+        new_path = self._path(row, sealer.salt)
         try:
-            old = os.open(old_path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return self._start_over(row)
-        new = -1
-        try:
-            header = os.pread(old, container.HEADER_BYTES, 0)
-            opener = container.ChunkOpener(dek, header, owner, item)
-            with full_disk_is_store_full():
-                new = os.open(new_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            write_all(new, sealer.header)
-            at, end = container.HEADER_BYTES, container.chunk_offset(row.durable_bytes // container.CHUNK_BYTES)
-            index = 0
-            step = 16 * container.SEALED_CHUNK_BYTES
-            while at < end:
-                sealed = os.pread(old, min(step, end - at), at)
-                plain = opener.open_chunks(index, sealed, last=False)
-                digest.update(plain)
-                write_all(new, sealer.seal_chunks(plain, last=False))
-                at += len(sealed)
-                index += len(sealed) // container.SEALED_CHUNK_BYTES
-            os.fdatasync(new)
-            sync_folder(new_path.parent)
-        except ContainerError:
-            new_path.unlink(missing_ok=True)  # the disk lost what it had acknowledged: the client sends it again
-            return self._start_over(row)
-        except BaseException:
-            new_path.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(old)
-            if new >= 0:
-                os.close(new)
-        row = self._update(row, None, salt=salt)
+            digest = reseal(old_path, lambda header: container.ChunkOpener(dek, header, owner, item), new_path, sealer,
+                            row.durable_bytes)  # fmt: skip
+        except (FileNotFoundError, ContainerError):
+            return self._start_over(row)  # the disk lost what it had acknowledged: the client sends it again
+        row = self._update(row, None, salt=sealer.salt)
         old_path.unlink(missing_ok=True)
-        self._keep_hash(row.id, row.durable_bytes, digest)
+        self._hashes.keep(row.id, row.durable_bytes, digest)
         return row
 
     def _start_over(self, row: Upload) -> Upload:
@@ -381,8 +346,7 @@ class Uploads:
         except (DropOffClosed, DropOffFull, UploadConflict):  # the sender may not, or no longer
             self._discard(row.id, key)
             raise
-        with contextlib.suppress(FileNotFoundError):
-            self._lock_path(row.id).unlink()
+        self._lock(row.id).remove()
         return Progress(row.id, row.total_bytes, row.total_bytes, row.expires_at, filed.item.id, filed.duplicate)
 
     def _facts(self, row: Upload, dek: bytes, key: str) -> tuple[bytes, bytes]:
@@ -391,7 +355,7 @@ class Uploads:
         opened = open_item(self._parts.store, source, dek)
         try:
             head = opened.read_at(0, HEAD_BYTES)
-            digest = self._hash_at(row.id, row.total_bytes)
+            digest = self._hashes.at(row.id, row.total_bytes)
             if digest is None:
                 digest = hashlib.sha256()
                 buffer = memoryview(bytearray(BLOCK_BYTES))
@@ -447,8 +411,7 @@ class Uploads:
             if row is None or row.state not in UNFINISHED:
                 return
             finishing = row.state == "finishing"
-            _move(row, "abandon")
-            row.wrapped_dek, row.sealed_metadata = None, b""
+            _abandon_row(row)
             db.add(row)
         for path in self._parts.store.partial_dir.glob(f"{upload_id}.*"):
             path.unlink(missing_ok=True)
@@ -470,66 +433,17 @@ class Uploads:
         """The sealed file so far. Named by its salt, so that a roll is one update of the row."""
         return self._parts.store.partial_dir / f"{row.id}.{(salt or row.salt)[:8].hex()}"
 
-    def _lock_path(self, upload_id: str) -> Path:
-        return self._parts.store.partial_dir / f"{upload_id}.lock"
+    def _lock(self, upload_id: str) -> UploadLock:
+        return UploadLock(self._parts.store.partial_dir, upload_id)
 
-    def _let_go_path(self, upload_id: str) -> Path:
-        return self._parts.store.partial_dir / f"{upload_id}.let-go"
+    def _alone(self, upload_id: str, wait_seconds: float = LET_GO_SECONDS) -> contextlib.AbstractContextManager[None]:
+        """One request at a time for this upload. Raises UploadConflict if the other does not let go, StoreFull."""
+        return self._lock(upload_id).held(lambda: self._is_unfinished(upload_id), wait_seconds)
 
-    @contextlib.contextmanager
-    def _alone(self, upload_id: str, *, known_to: Any = None, wait_seconds: float = LET_GO_SECONDS) -> Iterator[None]:
-        """One request at a time per upload, in all processes: a kernel lock, which a kill -9 releases. The holder is
-        asked to let go, because it is usually a connection that the client gave up long ago."""
-        if known_to is not None:
-            known_to()  # a stranger must not be able to make lock files or disturb a writer
-        lock_path, let_go = self._lock_path(upload_id), self._let_go_path(upload_id)
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            with full_disk_is_store_full():
-                fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _same_file(fd, lock_path):
-                    break
-                os.close(fd)  # the one before finished and removed the lock: take the new one
-                continue
-            except OSError as error:
-                os.close(fd)
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise
-            if time.monotonic() >= deadline:
-                raise UploadConflict("another request is writing")
-            let_go.touch(0o600)
-            time.sleep(0.05)
-        let_go.unlink(missing_ok=True)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                if not self._any_file(upload_id):
-                    lock_path.unlink()
-            os.close(fd)
-
-    def _any_file(self, upload_id: str) -> bool:
+    def _is_unfinished(self, upload_id: str) -> bool:
         with self._parts.database.read() as db:
             row = db.get(Upload, upload_id)
         return row is not None and row.state in UNFINISHED
-
-    def _hash_at(self, upload_id: str, position: int) -> Any:
-        if position == 0:
-            return hashlib.sha256()
-        with self._hashes_guard:
-            at, digest = self._hashes.get(upload_id, (-1, None))
-            return digest.copy() if at == position and digest is not None else None
-
-    def _keep_hash(self, upload_id: str, position: int, digest: Any) -> None:
-        if digest is None:
-            return
-        with self._hashes_guard:
-            self._hashes[upload_id] = (position, digest)
-            self._hashes.move_to_end(upload_id)
-            while len(self._hashes) > 1024:
-                self._hashes.popitem(last=False)
 
 
 def _size(path: Path) -> int:
@@ -537,13 +451,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return -1
-
-
-def _same_file(fd: int, path: Path) -> bool:
-    try:
-        return os.fstat(fd).st_ino == path.stat().st_ino
-    except FileNotFoundError:
-        return False
 
 
 def _hash_of(token: str) -> str:
@@ -564,21 +471,26 @@ def _progress(row: Upload, duplicate: bool = False) -> Progress:
 
 def abandon_of(db: Session, drop_off_id: str) -> None:
     """What this drop-off has on its way, in the caller's commit: the stream ends at its next step, the key is gone."""
-    coming = select(Upload).where(Upload.drop_off_id == drop_off_id, col(Upload.state).in_(UNFINISHED))
-    for row in db.exec(coming):
-        _move(row, "abandon")
-        row.wrapped_dek, row.sealed_metadata = None, b""
-        db.add(row)
+    _abandon_where(db, col(Upload.drop_off_id) == drop_off_id)
 
 
 def abandon_all(db: Session, account_id: str) -> int:
     """The same of all that is on its way into a record that closes; how many there were."""
-    rows = db.exec(select(Upload).where(Upload.account_id == account_id, col(Upload.state).in_(UNFINISHED))).all()
+    return _abandon_where(db, col(Upload.account_id) == account_id)
+
+
+def _abandon_where(db: Session, condition: Any) -> int:
+    rows = db.exec(select(Upload).where(condition, col(Upload.state).in_(UNFINISHED))).all()
     for row in rows:
-        _move(row, "abandon")
-        row.wrapped_dek, row.sealed_metadata = None, b""
+        _abandon_row(row)
         db.add(row)
     return len(rows)
+
+
+def _abandon_row(row: Upload) -> None:
+    """Over, and its key is gone."""
+    _move(row, "abandon")
+    row.wrapped_dek, row.sealed_metadata = None, b""
 
 
 def sweep(parts: archives.IngestParts) -> int:
