@@ -5,6 +5,7 @@ Thin: parses, calls one function, prints plain words. Settings come from the env
 
 import argparse
 import asyncio
+import functools
 import json
 import os
 import pwd
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from myphr.errors import ConfigurationError, PortalError
 from myphr.settings import Settings, load
@@ -162,6 +164,11 @@ def _demo_data(settings: Settings, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _read_at(file: BinaryIO, at: int, length: int) -> bytes:
+    file.seek(at)
+    return file.read(length)
+
+
 def _identify(_settings: Settings, arguments: argparse.Namespace) -> int:
     """One JSON object a line: what each file is, by its content alone. 1 if one could not be read."""
     from myphr.ingest import identify, second_opinion
@@ -170,12 +177,12 @@ def _identify(_settings: Settings, arguments: argparse.Namespace) -> int:
     for path in _files_below(arguments.paths):
         try:
             with path.open("rb") as file:
-                head = file.read(identify.HEAD_BYTES)
+                found, head = identify.identify_stored(functools.partial(_read_at, file), path.stat().st_size)
         except OSError as error:
             print(json.dumps({"path": str(path), "error": error.strerror or type(error).__name__}))
             failed = 1
             continue
-        found = second_opinion.ask(head, identify.identify(head))
+        found = second_opinion.ask(head, found)
         print(json.dumps({
             "path": str(path), "format": found.format, "media_type": found.media_type, "puid": found.puid or None,
             "rule": found.rule, "confidence": found.confidence,

@@ -1,8 +1,12 @@
 """What is this file? Ordered signature rules over at most the first 64 KiB; content only, the name never decides.
+Formats that keep their table of contents elsewhere in the file are looked at there (`CLOSER`), if it can be read: of
+such a file the head is shorter, so that no more than 64 KiB are read in all.
 
 One module per family below `ingest/formats`. DICOM is asked before any rule for offset 0, because its preamble may hold
 another format's magic; HTML before a late PDF header; office before zip. Called while bytes stream in (`describe`).
 """
+
+from collections.abc import Callable, Mapping
 
 from myphr.ingest import dicom
 from myphr.ingest.formats import (
@@ -23,10 +27,13 @@ from myphr.ingest.formats import (
     text,
 )
 from myphr.ingest.formats import dicom as dicom_rules
+from myphr.ingest.formats.elsewhere import Elsewhere, ReadAt
 from myphr.ingest.reading import FORMATS as READABLE
 from myphr.records.facts import Facts
 
 HEAD_BYTES = 64 * 1024
+_ELSEWHERE_BYTES = 32 * 1024  # of HEAD_BYTES, for what starts like a format of `CLOSER`
+_SEEKING = (b"\xd0\xcf\x11\xe0", b"II*\0", b"II\x2b\0", b"MM\0*", b"MM\0\x2b", b"PK\x03\x04")
 UNKNOWN = Identified("unknown", "application/octet-stream", "none", "guess")
 
 # Signatures first, then what has to be looked at more closely, then text; within text the stricter rule first.
@@ -52,15 +59,43 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+# rule -> what looks closer at what that rule found: it may read at other places of the file, within a budget.
+CLOSER: Mapping[str, Callable[[Identified, Elsewhere], Identified | None]] = {
+    **images.CLOSER,
+    **media.CLOSER,
+    **office.CLOSER,
+}
+
+
 def identify(head: bytes, name_hint: str | None = None) -> Identified:
     """What the file is, judged by its first bytes. `name_hint` is accepted for callers that have one and not used: a
     name is the sender's claim, and a wrong one would choose a wrong viewer."""
     head = bytes(head[:HEAD_BYTES])
+    return _closer(_by_rules(head), Elsewhere(head))
+
+
+def identify_stored(read_at: ReadAt, size: int) -> tuple[Identified, bytes]:
+    """The same of a file of `size` bytes that can be read anywhere, and the head that was read: at most 64 KiB are read
+    in all. `read_at(at, length)` raises what it raises."""
+    head = bytes(read_at(0, HEAD_BYTES - _ELSEWHERE_BYTES))
+    if head.startswith(_SEEKING) or head[4:8] == b"ftyp":
+        return _closer(_by_rules(head), Elsewhere(head, read_at, size, _ELSEWHERE_BYTES)), head
+    if len(head) == HEAD_BYTES - _ELSEWHERE_BYTES:
+        head += bytes(read_at(len(head), _ELSEWHERE_BYTES))
+    return _closer(_by_rules(head), Elsewhere(head)), head
+
+
+def _by_rules(head: bytes) -> Identified:
     for rule in RULES:
         found = rule.test(head)
         if found is not None:
             return found
     return UNKNOWN
+
+
+def _closer(found: Identified, elsewhere: Elsewhere) -> Identified:
+    look = CLOSER.get(found.rule)
+    return (look(found, elsewhere) or UNKNOWN) if look else found
 
 
 def pronom_of(head: bytes, format: str) -> str:
@@ -69,8 +104,9 @@ def pronom_of(head: bytes, format: str) -> str:
     return found.puid if found.format == format else ""
 
 
-def describe(head: bytes) -> Facts:
-    """What an item's sealed details and its place in the record need, from the first 256 KiB (`items.HEAD_BYTES`)."""
-    found = identify(head)
+def describe(head: bytes, read_at: ReadAt | None = None, size: int | None = None) -> Facts:
+    """What an item's sealed details and its place in the record need, from the first 256 KiB (`items.HEAD_BYTES`), and
+    from other places of a file that can be read there."""
+    found = _closer(_by_rules(bytes(head[:HEAD_BYTES])), Elsewhere(head, read_at, size, HEAD_BYTES))
     headers = dicom.read_headers(head) if found.format == "dicom" else None
     return Facts(found.format, found.media_type, found.rule, headers, readable=found.format in READABLE)

@@ -43,6 +43,7 @@ from myphr.ingest.upload_filing import Sender, UploadFiling, Wish
 from myphr.ingest.upload_lock import LET_GO_SECONDS, UploadLock
 from myphr.ingest.upload_stream import BLOCK_BYTES, Body, HeldPiece, UploadStream, reseal
 from myphr.people.models import Account
+from myphr.records.facts import Facts
 from myphr.records.filing import Filed, SealedFile, object_key_of
 from myphr.records.items import HEAD_BYTES
 from myphr.records.models import Upload
@@ -323,11 +324,11 @@ class Uploads:
         `finishing`, and the client's next request ends it."""
         key = object_key_of(row.id)
         self._parts.store.adopt(self._path(row), key)
-        head, digest = self._facts(row, dek, key)
+        facts, digest = self._facts(row, dek, key)
         metadata = json.loads(envelope.unwrap(_metadata_key(dek), row.sealed_metadata, context=row.id.encode()))
         sealed = SealedFile(
             item_id=row.id, account_id=row.account_id, object_key=key, plain_bytes=row.total_bytes, sha256=digest,
-            dek=dek, facts=identify.describe(head), name=metadata["name"], path=metadata["path"],
+            dek=dek, facts=facts, name=metadata["name"], path=metadata["path"],
             source=self.filing.source, source_id=self.filing.drop_off_id or row.id,
         )  # fmt: skip
 
@@ -349,12 +350,12 @@ class Uploads:
         self._lock(row.id).remove()
         return Progress(row.id, row.total_bytes, row.total_bytes, row.expires_at, filed.item.id, filed.duplicate)
 
-    def _facts(self, row: Upload, dek: bytes, key: str) -> tuple[bytes, bytes]:
-        """(first bytes, SHA-256) of the stored file. Reads it whole only if this process did not see all of it."""
+    def _facts(self, row: Upload, dek: bytes, key: str) -> tuple[Facts, bytes]:
+        """(what it is, SHA-256) of the stored file. Reads it whole only if this process did not see all of it."""
         source = ItemPlace(row.id, row.account_id, key, row.total_bytes)
         opened = open_item(self._parts.store, source, dek)
         try:
-            head = opened.read_at(0, HEAD_BYTES)
+            facts = identify.describe(opened.read_at(0, HEAD_BYTES), opened.read_at, row.total_bytes)
             digest = self._hashes.at(row.id, row.total_bytes)
             if digest is None:
                 digest = hashlib.sha256()
@@ -364,7 +365,7 @@ class Uploads:
                     got = opened.read_into(at, buffer)
                     digest.update(buffer[:got])
                     at += got
-            return head, digest.digest()
+            return facts, digest.digest()
         finally:
             opened.close()
 

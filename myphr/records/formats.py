@@ -164,6 +164,7 @@ FORMATS: Mapping[str, Format] = {
     "aac": Format("Sound (AAC)", ".aac", "other", "file", _SOUND),
     "flac": Format("Sound (FLAC)", ".flac", "other", "file", _SOUND),
     "ogg": Format("Sound (Ogg)", ".ogg", "other", "file", _SOUND),
+    "aiff": Format("Sound (AIFF)", ".aiff", "other", "file", _SOUND),
     "amr": Format("Sound (AMR)", ".amr", "other", "file", _SOUND),
     "mp4": Format("Video (MP4)", ".mp4", "other", "file", _FILM),
     "mov": Format("Video (QuickTime)", ".mov", "other", "file", _FILM),

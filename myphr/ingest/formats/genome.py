@@ -16,8 +16,13 @@ _SAM_RECORD = re.compile(
 )
 _BASES = re.compile(rb"[ACGTUNRYSWKMBDHVacgtunryswkmbdhv.*-]+")
 _RESIDUES = re.compile(rb"[A-Za-z*.-]+")
-_GTF = re.compile(rb"[^\t]+\t[^\t]+\t[^\t]+\t\d+\t\d+\t[0-9.eE+-]+\t[+.?-]\t[012.]\t[^\t]*")
-_BED = re.compile(rb"(?:chr)?(?:\d{1,2}|X|Y|M|MT|Un\w*|\w+_random)\t\d+\t\d+(?:\t[^\t]*){0,9}")
+# GFF3 and GTF 2.2: nine columns. A feature that crosses an edge may start before it.
+_GFF = re.compile(rb"[^\t]+\t[^\t]+\t[^\t]+\t-?\d+\t-?\d+\t[0-9.eE+-]+\t[+.?-]\t[012.]\t[^\t]*")
+_GTF_ATTRIBUTES = re.compile(rb'(?:^|[\s;])(?:gene|transcript)_id "')  # the two that GTF demands; GFF2 has others
+_BED_NAME, _BED_PLACE = re.compile(rb"[A-Za-z0-9_.|-]{1,255}"), re.compile(rb"\d{1,19}")
+_CHROMOSOME = re.compile(rb"(?:chr)?(?:\d{1,2}|X|Y|M|MT|Un\w*|\w+_random)|chr.*|(?:N[CTWGZ]|[GK][LI]|CM)_?\d{5,}.*")
+_BED_COLUMNS = re.compile(rb"#?chrom\w*[\t ]+(?:chrom)?start[\t ]+(?:chrom)?(?:end|stop)\b", re.IGNORECASE)
+_TITLES = (b"track", b"browser")  # lines for a genome browser, above the rows of BED
 _LONG_READ_BASES = 4096  # no text has a line of so many letters that are all bases
 _HEAD_FULL_BYTES = 60 * 1024  # a head of this size may be cut in a read
 _CRAI = re.compile(rb"-?\d+\t-?\d+\t-?\d+\t\d+\t\d+\t\d+")
@@ -30,6 +35,11 @@ _LABORATORIES = (
 _MARKER = re.compile(
     rb'"?(?:rs|i|VGXS?)\d{1,10}"?[,\t ]"?(?:\d{1,2}|X|Y|XY|MT|M|PAR)"?[,\t ]'
     rb'"?\d{1,9}"?[,\t ]"?[ACGTDI0-]{1,2}"?(?:[,\t ]"?[ACGTDI0-]"?)?'
+)
+# Below a line of columns the markers may be called otherwise: by their place, by the laboratory's own numbers.
+_ANY_MARKER = re.compile(
+    rb'"?[A-Za-z0-9_.:-]{1,60}"?([,\t;])"?(?:\d{1,2}|X|Y|XY|MT|M|PAR\d?)"?\1"?\d{1,9}"?\1'
+    rb'"?[ACGTDI0-]{1,2}"?(?:\1"?[ACGTDI0-]{0,2}"?)?'
 )
 _COLUMNS = re.compile(rb"#?\s*\"?(?:rsid|snp name|markername|marker|name|snpid|snp)\b", re.IGNORECASE)
 
@@ -52,7 +62,9 @@ def _vcf(head: bytes) -> Identified | None:
 
 def _sam(head: bytes) -> Identified | None:
     if _SAM_HEADER.match(head):
-        return Identified("sam", "text/x-sam", "sam-header")
+        below = next((line for line in _lines(head, 4096) if not line.startswith(b"@")), b"")
+        # The same header stands above lists of intervals.
+        return None if below and below.count(b"\t") < 10 else Identified("sam", "text/x-sam", "sam-header")
     lines = _lines(head, 4)
     if b"\t" in lines[0] and _SAM_RECORD.match(lines[0]):
         return Identified("sam", "text/x-sam", "sam-record", "likely")
@@ -61,7 +73,7 @@ def _sam(head: bytes) -> Identified | None:
 
 def _fasta(head: bytes) -> Identified | None:
     """`>` and a name, then only letters of bases or residues (IUPAC), up to the next `>`."""
-    lines = [line for line in _lines(head) if line and not line.startswith(b";")]
+    lines = [line for line in _lines(head) if line.strip() and not line.startswith(b";")]
     if len(lines) < 2 or lines[0][:1] != b">" or len(lines[0]) < 2:
         return None
     sequence = [line.strip() for line in lines[1:] if not line.startswith(b">")]
@@ -96,12 +108,55 @@ def _fastq(head: bytes) -> Identified | None:
 def _annotation(head: bytes) -> Identified | None:
     if head.startswith(b"##gff-version"):
         return Identified("gff", "text/x-gff", "gff")
-    rows = [line for line in _lines(head) if line and not line.startswith((b"#", b"track ", b"browser "))][:8]
-    if len(rows) >= 1 and all(_GTF.fullmatch(row) for row in rows):
-        return Identified("gtf" if b' "' in rows[0] else "gff", "text/x-gff", "gff-columns", "likely")
-    if len(rows) >= 2 and all(_BED.fullmatch(row) for row in rows):
-        return Identified("bed", "text/x-bed", "bed", "likely")
-    return None
+    comments, rows = _rows(head)
+    if rows and all(_GFF.fullmatch(row) for row in rows):
+        gtf = any(_GTF_ATTRIBUTES.search(row.rsplit(b"\t", 1)[-1]) for row in rows)
+        return Identified("gtf" if gtf else "gff", "text/x-gff", "gff-columns", "likely")
+    return Identified("bed", "text/x-bed", "bed", "likely") if _bed(comments, rows) else None
+
+
+def _rows(head: bytes, most: int = 8) -> tuple[list[bytes], list[bytes]]:
+    """(comments and titles, the first rows below them). A row that the head may cut is left out."""
+    above: list[bytes] = []
+    rows: list[bytes] = []
+    at = 0
+    while at < len(head) and len(rows) < most:
+        end = head.find(b"\n", at)
+        if end < 0 and len(head) >= _HEAD_FULL_BYTES and (above or rows):
+            break
+        line = head[at : end if end >= 0 else len(head)].rstrip(b"\r")
+        at = end + 1 if end >= 0 else len(head)
+        if line.startswith((b"#", *(title + b" " for title in _TITLES))):
+            above.append(line)
+        elif line:
+            rows.append(line)
+    return above, rows
+
+
+def _bed(above: list[bytes], rows: list[bytes]) -> bool:
+    """BED 1.0 (hts-specs), 1.1: name, start, end, parted by tabs or blanks; then name, score, strand and what makers
+    add. Three columns of a table say little: a title, names of chromosomes or strands say the rest."""
+    titles = [line for line in above if line.startswith(_TITLES)]
+    if any(b"type=bedGraph" in line or b"type=wiggle" in line for line in titles):
+        return False
+    named = bool(rows) and _BED_COLUMNS.match(rows[0]) is not None
+    found = [row.split(b"\t") if b"\t" in row else row.split() for row in rows[named:]]
+    if not found or not all(map(_is_region, found)):
+        return False
+    if titles or named or any(_BED_COLUMNS.match(line) for line in above):
+        return True
+    if all(len(cells) > 5 and cells[5].strip() in (b"+", b"-", b".", b"*") for cells in found):
+        return True
+    if all(cells[0].startswith(b"chr") for cells in found):
+        return True
+    return len(found) > 1 and b"\t" in rows[0] and all(_CHROMOSOME.fullmatch(cells[0]) for cells in found)
+
+
+def _is_region(cells: list[bytes]) -> bool:
+    if len(cells) < 3 or not _BED_NAME.fullmatch(cells[0]):
+        return False
+    places = [cell.strip() for cell in cells[1:3]]
+    return all(map(_BED_PLACE.fullmatch, places)) and int(places[0]) <= int(places[1])
 
 
 def _genotype(head: bytes) -> Identified | None:
@@ -113,11 +168,21 @@ def _genotype(head: bytes) -> Identified | None:
     named = any(one in comment for comment in comments for one in _LABORATORIES)
     columns = next((line for line in (*comments[::-1], *rows[:12]) if _COLUMNS.match(line)), b"").lower()
     known = b"chr" in columns and any(one in columns for one in (b"result", b"genotype", b"allele", b"\tgt", b",gt"))
-    if (named and (markers or known)) or (known and markers) or (markers >= 3 and markers >= len(rows[:12]) - 2):
+    called = known and sum(bool(_ANY_MARKER.fullmatch(row.strip())) for row in rows[1:12])
+    nearly_all = markers >= 3 and markers >= len(rows[:12]) - 2
+    if (named and (markers or known)) or (known and (markers or called)) or nearly_all:
         return Identified("dtc-genotype", "text/plain", "genotype-rows")
-    if columns.startswith(b"snp name") and b"allele1" in columns and b"allele2" in columns:
+    if any(_is_final_report(line) for line in rows[:30]):
         return Identified("dtc-genotype", "text/plain", "genotype-final-report")
     return None
+
+
+def _is_final_report(line: bytes) -> bool:
+    """The columns of a final report of Illumina's GenomeStudio (its user guide: Final Report), in any order; some
+    programs write points for the blanks in their names."""
+    cells = [cell.strip(b'" ').replace(b".", b" ").lower() for cell in re.split(rb"[\t,;]", line)]
+    marker = b"snp name" in cells
+    return marker and all(any(cell.startswith(one) for cell in cells) for one in (b"allele1 ", b"allele2 "))
 
 
 def _flat_file(head: bytes) -> Identified | None:
@@ -144,7 +209,7 @@ def packed(inside: bytes) -> Identified | None:
     """What a gzip holds, by its first bytes: a format that is read compressed as it is."""
     if inside[:4] == b"BAM\1":
         return Identified("bam", "application/x-bam", "bam")
-    if inside[:4] == b"BCF\2":
+    if inside[:4] in (b"BCF\2", b"BCF\4"):  # 4: the first version, of samtools 0.1
         return Identified("bcf", "application/x-bcf", "bcf")
     if inside[:4] in (b"TBI\1", b"CSI\1"):
         return Identified("tabix-index", "application/octet-stream", "tabix" if inside[:3] == b"TBI" else "csi")
@@ -169,6 +234,7 @@ RULES = (
     Rule("bgzf", _blocked),
     magic("cram", "cram", "application/x-cram", b"CRAM\2", b"CRAM\3", puid="fmt/911"),
     magic("bam-index", "bai", "application/octet-stream", b"BAI\1"),
+    magic("index-plain", "tabix-index", "application/octet-stream", b"CSI\1", b"TBI\1"),
     magic("bcf-plain", "bcf", "application/x-bcf", b"BCF\2"),
     magic("abif", "abif", "application/octet-stream", b"ABIF\0"),
     magic("2bit", "2bit", "application/octet-stream", b"\x43\x27\x41\x1a", b"\x1a\x41\x27\x43"),

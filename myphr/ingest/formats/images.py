@@ -1,16 +1,20 @@
 """Pictures: JPEG, PNG, GIF, WebP, BMP, TIFF with its medical kinds (OME-TIFF, whole slides), JPEG 2000, HEIF.
 
-A TIFF's kind stands in its first directory (TIFF 6.0, section 2), which a writer may put anywhere: one whose directory
-lies beyond the head is a plain TIFF. Sizes and other metadata are not looked at here.
+A TIFF's kind stands in its first directory (TIFF 6.0, section 2), which a writer may put anywhere, and scanners of
+slides put behind the picture: it is looked for where it is (`CLOSER`); where that cannot be read, it is a plain TIFF.
+Sizes and other metadata are not looked at here.
 """
 
 import struct
 
 from myphr.ingest.formats import Identified, Rule, magic
+from myphr.ingest.formats.elsewhere import Elsewhere
 
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"miaf"}
 _IMAGE_DESCRIPTION, _SOFTWARE, _NDPI_FORMAT = 270, 305, 65420
 _DIRECTORY_ENTRIES_MAX = 512
+_VALUE_BYTES_MAX = 4096
+_BIG = (b"\x2b\0", b"\0\x2b")  # BigTIFF: offsets of 64 bits
 
 
 def _webp(head: bytes) -> Identified | None:
@@ -51,9 +55,14 @@ def _tiff(head: bytes) -> Identified | None:
     version = struct.unpack_from(order + "H", head, 2)[0] if order and len(head) >= 8 else 0
     if version not in (42, 43):
         return None
-    tags = _first_directory(head, order, big=version == 43)
+    return Identified("tiff", "image/tiff", "tiff", puid="fmt/353" if version == 42 else "fmt/1917")
+
+
+def _kind_of_tiff(found: Identified, elsewhere: Elsewhere) -> Identified | None:
+    """The makers of microscopes say in the first directory that it is theirs."""
+    tags = _first_directory(elsewhere, "<" if elsewhere.head[:2] == b"II" else ">", big=elsewhere.head[2:4] in _BIG)
     description, software = tags.get(_IMAGE_DESCRIPTION, b""), tags.get(_SOFTWARE, b"")
-    if b"<OME" in description[:4096] and b"openmicroscopy.org" in description[:4096]:
+    if b"<OME" in description and b"openmicroscopy.org" in description:
         return Identified("ome-tiff", "image/tiff", "tiff-ome", puid="fmt/353")
     if description.startswith(b"Aperio"):
         return Identified("svs", "image/tiff", "tiff-aperio", puid="fmt/353")
@@ -61,29 +70,31 @@ def _tiff(head: bytes) -> Identified | None:
         return Identified("ndpi", "image/tiff", "tiff-hamamatsu", puid="fmt/353")
     if software.startswith((b"Philips DP", b"ScanOutputManager")):
         return Identified("philips-tiff", "image/tiff", "tiff-philips", puid="fmt/353")
-    return Identified("tiff", "image/tiff", "tiff", puid="fmt/353" if version == 42 else "fmt/1917")
+    return found
 
 
-def _first_directory(head: bytes, order: str, *, big: bool) -> dict[int, bytes]:
-    """Tags of the first directory with what of their values lies within the head."""
+def _first_directory(elsewhere: Elsewhere, order: str, *, big: bool) -> dict[int, bytes]:
+    """Tags of the first directory; the values of the two texts that are asked for, at most 4 KiB of each."""
     count_type, entry_bytes, value_at = ("Q", 20, 12) if big else ("H", 12, 8)
     offset_type = "Q" if big else "I"
     inline = struct.calcsize(order + offset_type)
     found: dict[int, bytes] = {}
     try:
-        at = struct.unpack_from(order + offset_type, head, 8 if big else 4)[0]
-        count = struct.unpack_from(order + count_type, head, at)[0]
-        at += struct.calcsize(order + count_type)
-        for _ in range(min(count, _DIRECTORY_ENTRIES_MAX)):
-            tag, kind = struct.unpack_from(order + "HH", head, at)
-            length = struct.unpack_from(order + offset_type, head, at + 4)[0]
-            start = at + value_at
-            if kind == 2 and length > inline:
-                start = struct.unpack_from(order + offset_type, head, start)[0]
-            found.setdefault(tag, head[start : start + length] if kind == 2 else b"")
-            at += entry_bytes
+        at = struct.unpack_from(order + offset_type, elsewhere.head, 8 if big else 4)[0]
+        count_bytes = struct.calcsize(order + count_type)
+        count = struct.unpack(order + count_type, elsewhere.at(at, count_bytes))[0]
+        entries = elsewhere.at(at + count_bytes, min(count, _DIRECTORY_ENTRIES_MAX) * entry_bytes)
+        for start in range(0, len(entries) - entry_bytes + 1, entry_bytes):
+            tag, kind = struct.unpack_from(order + "HH", entries, start)
+            value = b""
+            if tag in (_IMAGE_DESCRIPTION, _SOFTWARE) and kind == 2:
+                length = struct.unpack_from(order + offset_type, entries, start + 4)[0]
+                value = entries[start + value_at : start + value_at + min(length, inline)]
+                if length > inline:
+                    value = elsewhere.at(struct.unpack(order + offset_type, value)[0], min(length, _VALUE_BYTES_MAX))
+            found.setdefault(tag, value)
     except (struct.error, OverflowError):
-        pass  # the rest lies beyond the head, or nowhere; a BigTIFF's offsets of 64 bits reach beyond any file
+        pass  # the rest lies out of reach, or nowhere; a BigTIFF's offsets of 64 bits reach beyond any file
     return found
 
 
@@ -107,3 +118,4 @@ RULES = (
     magic("jpeg-xl", "jxl", "image/jxl", b"\0\0\0\x0cJXL \r\n\x87\n"),
     Rule("jpeg-xl-codestream", _jxl_codestream),
 )
+CLOSER = {"tiff": _kind_of_tiff}

@@ -17,10 +17,6 @@ _BEFORE_ROOT = re.compile(
     r"<!DOCTYPE\s(?>[^\[>]*)(?:\[(?>(?:<!--.*?(?:-->|\Z)|\"[^\"]*\"|'[^']*'|[^\]\"'])*)\]\s*)?>",
     re.DOTALL | re.IGNORECASE,
 )
-_ROOT = re.compile(
-    r"\s+|<\?.*?\?>|<!--.*?-->|<!DOCTYPE\s[^\[>]*(?:\[(?:[^\]\"']|\"[^\"]*\"|'[^']*')*\]\s*)?>",
-    re.DOTALL | re.IGNORECASE,
-)
 _ROOT = re.compile(r"<(?:([A-Za-z_][\w.-]*):)?([A-Za-z_][\w.-]*)((?:\s[^<>]*?)?)/?>", re.DOTALL)
 _NAMESPACE = re.compile(r"\sxmlns(?::([\w.-]+))?\s*=\s*(?:\"([^\"]*)\"|'([^']*)')")
 _HL7, _FHIR, _OPENEHR = "urn:hl7-org:v3", "http://hl7.org/fhir", "http://schemas.openehr.org/"

@@ -7,15 +7,16 @@ from myphr.ingest.formats import Identified, Rule
 # A segment's name, the field separator and four or five encoding characters (2.5.4). Some writers double the
 # backslash, others lose it.
 _HL7 = re.compile(rb"(?:\xef\xbb\xbf)?[\s\x0b]*(?:FHS|BHS|MSH)([|!#$%*+,./:;=@^~-])(?! {2})[^\w\r\n\t]{2,6}\1")
-_FIELD = re.compile(rb"(?:[A-Za-z][A-Za-z0-9-]{0,75}):[ \t]|[ \t]+\S")
+_FIELD = re.compile(rb"[!-9;-~]{1,76}[ \t]{0,3}:|[ \t]+\S")  # 2.2 and, for the older blanks before the colon, 4.5
 _MAIL_FIELDS = (
     b"received:", b"return-path:", b"delivered-to:", b"from:", b"to:", b"date:", b"subject:", b"message-id:",
     b"mime-version:",
 )  # fmt: skip
 _BLUE_BUTTON = re.compile(
-    rb"MY HEALTHEVET PERSONAL (?:HEALTH )?INFORMATION|MYMEDICARE\.GOV PERSONAL HEALTH INFORMATION|BLUE BUTTON|"
-    rb"TRICARE ONLINE.{0,80}PERSONAL HEALTH",
-    re.IGNORECASE | re.DOTALL,
+    rb"MY HEALTHEVET PERSONAL (?:HEALTH )?INFORMATION|MYMEDICARE\.GOV PERSONAL HEALTH INFORMATION|"
+    rb"Produced by the (?:[A-Z]{2,8} )?Blue Button|TRICARE ONLINE.{0,80}PERSONAL HEALTH|"
+    rb"^[-=* \t]{0,60}(?-i:(?:VA |CMS |MEDICARE )?BLUE BUTTON(?: (?:REPORT|DOWNLOAD|DATA))?)[-=* \t]{0,60}\r?$",
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
 )
 
 

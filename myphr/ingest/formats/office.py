@@ -1,10 +1,13 @@
-"""Office documents: OOXML (ECMA-376) and OpenDocument inside a zip, the older OLE2 files, RTF."""
+"""Office documents: OOXML (ECMA-376) and OpenDocument inside a zip, RTF, PostScript, and what Office wrote before it
+had compound files, which are in `compound`."""
 
 import re
 
-from myphr.ingest.formats import Identified, Rule, magic
+from myphr.ingest.formats import Identified, Rule, compound, magic
+from myphr.ingest.formats.elsewhere import Elsewhere
 
 _LOCAL_HEADER = re.compile(rb"PK\x03\x04.{22}(..)(..)", re.DOTALL)  # APPNOTE 4.3.7: name length, extra length
+_LISTED = re.compile(rb"PK\x01\x02.{24}(..).{16}", re.DOTALL)  # 4.3.12: name length
 _OOXML = "application/vnd.openxmlformats-officedocument."
 _OOXML_FOLDERS = {
     b"word/": ("docx", _OOXML + "wordprocessingml.document"),
@@ -13,21 +16,18 @@ _OOXML_FOLDERS = {
 }
 _OPEN_DOCUMENT = {
     b"application/vnd.oasis.opendocument.text": "odt",
+    b"application/vnd.oasis.opendocument.text-template": "odt",
+    b"application/vnd.oasis.opendocument.text-master": "odt",
     b"application/vnd.oasis.opendocument.spreadsheet": "ods",
+    b"application/vnd.oasis.opendocument.spreadsheet-template": "ods",
     b"application/vnd.oasis.opendocument.presentation": "odp",
+    b"application/vnd.oasis.opendocument.presentation-template": "odp",
 }
-_PUIDS = {
-    "docx": "fmt/412", "xlsx": "fmt/214", "pptx": "fmt/215", "doc": "fmt/40", "xls": "fmt/61", "ppt": "fmt/126",
-    "msg": "x-fmt/430",
-}  # fmt: skip
-_OLE2_STREAMS = {
-    "WordDocument": ("doc", "application/msword"),
-    "Workbook": ("xls", "application/vnd.ms-excel"),
-    "Book": ("xls", "application/vnd.ms-excel"),
-    "PowerPoint Document": ("ppt", "application/vnd.ms-powerpoint"),
-    "__nameid_version1.0": ("msg", "application/vnd.ms-outlook"),
-    "__properties_version1.0": ("msg", "application/vnd.ms-outlook"),
-}
+_PUIDS = {"docx": "fmt/412", "xlsx": "fmt/214", "pptx": "fmt/215"}
+_ZIP = Identified("zip", "application/zip", "zip", puid="x-fmt/263")
+_CONTENT_TYPES = b"[content_types].xml"  # ECMA-376 part 2, 7.2.3: every package has it; names are compared without case
+_END_BYTES = 1024  # the end record is 22 bytes and a comment, which packages have not
+_LISTED_BYTES_MAX = 16 * 1024
 
 
 def member_names(head: bytes, most: int = 200) -> list[bytes]:
@@ -42,19 +42,48 @@ def member_names(head: bytes, most: int = 200) -> list[bytes]:
 
 
 def _ooxml(head: bytes) -> Identified | None:
+    """By the members in the head. One that does not name its content types there may be a zip of somebody's own."""
     if head[:4] != b"PK\x03\x04":
         return None
-    names = member_names(head)
+    names = [_plain(name) for name in member_names(head)]
     if not names:
         return None
+    if _CONTENT_TYPES in names:
+        return _kind_of(names, "ooxml")
     parts = sum(name.endswith((b".xml", b".rels")) for name in names)
-    if b"[Content_Types].xml" not in names and not names[0].startswith((b"_rels/", b"docProps/")) and parts < 3:
+    if not names[0].startswith((b"_rels/", b"docprops/")) and parts < 3:
         return None
+    return _kind_of(names, "ooxml-members", "likely")
+
+
+def _plain(name: bytes) -> bytes:
+    return name.lower().replace(b"\\", b"/")
+
+
+def _kind_of(names: list[bytes], rule: str, confidence: str = "certain") -> Identified | None:
     for name in names:
         for folder, (format_code, media_type) in _OOXML_FOLDERS.items():
             if name.startswith(folder):
-                return Identified(format_code, media_type, "ooxml", puid=_PUIDS[format_code])
+                return Identified(format_code, media_type, rule, confidence, _PUIDS[format_code])
     return None
+
+
+def _by_its_list(found: Identified, elsewhere: Elsewhere) -> Identified | None:
+    """A zip whose head does not tell: by the list of members at its end (APPNOTE 4.3.12, 4.3.16), if it can be read."""
+    if elsewhere.size is None:
+        return found
+    end = elsewhere.at(max(0, elsewhere.size - _END_BYTES), min(elsewhere.size, _END_BYTES))
+    at = end.rfind(b"PK\x05\x06")
+    if at < 0 or len(end) < at + 22:
+        return found
+    length, place = (int.from_bytes(end[at + 12 + 4 * n : at + 16 + 4 * n], "little") for n in range(2))
+    listed = elsewhere.at(place, min(length, _LISTED_BYTES_MAX))
+    names = []
+    for entry in _LISTED.finditer(listed):
+        names.append(_plain(listed[entry.end() : entry.end() + int.from_bytes(entry[1], "little")]))
+    if not names:
+        return found
+    return (_kind_of(names, "ooxml-list") if _CONTENT_TYPES in names else None) or _ZIP
 
 
 def _open_document(head: bytes) -> Identified | None:
@@ -67,19 +96,6 @@ def _open_document(head: bytes) -> Identified | None:
     return None
 
 
-def _ole2(head: bytes) -> Identified | None:
-    """MS-CFB: the stream names stand in UTF-16 in the directory, whose sector number is at offset 48."""
-    if head[:8] != b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" or len(head) < 512:
-        return None
-    sector_bytes = 1 << min(int.from_bytes(head[30:32], "little"), 12)
-    at = (int.from_bytes(head[48:52], "little") + 1) * sector_bytes
-    directory = head[at : at + 4096]
-    for stream, (format_code, media_type) in _OLE2_STREAMS.items():
-        if stream.encode("utf-16-le") in (directory or head):
-            return Identified(format_code, media_type, "ole2", puid=_PUIDS[format_code])
-    return Identified("ole2", "application/x-ole-storage", "ole2-unread", "likely", "fmt/111")
-
-
 def _epub(head: bytes) -> Identified | None:
     """EPUB 3, OCF 4.3: `mimetype` first and stored, as in OpenDocument."""
     fits = head[30:38] == b"mimetype" and head.startswith(b"application/epub+zip", 38)
@@ -90,11 +106,32 @@ def _epub(head: bytes) -> Identified | None:
     )
 
 
+def _early(head: bytes) -> Identified | None:
+    """Before compound files: Excel 2 to 4 begin with BOF (MS-XLS, 2.4.21: number, length, version, kind), Word 1 and 2
+    with their ident."""
+    starts = (b"\x09\0\x04\0", b"\x09\x02\x06\0", b"\x09\x04\x06\0")
+    if head[:4] in starts and head[6:8] in (b"\x10\0", b"\x20\0", b"\0\1"):  # a sheet, a chart, a workbook
+        puid = {0: "fmt/55", 2: "fmt/56", 4: "fmt/57"}[head[1]]
+        return Identified("xls", "application/vnd.ms-excel", "excel-early", puid=puid)
+    if head[:4] in (b"\xdb\xa5\x2d\0", b"\x9b\xa5\x21\0"):
+        return Identified("doc", "application/msword", "word-early")
+    return None
+
+
+def _rtf(head: bytes) -> Identified | None:
+    """RTF 1.9.1: the first group opens with the control word rtf; some writers put a byte order mark before it."""
+    start = head[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
+    return Identified("rtf", "application/rtf", "rtf") if start.startswith(b"{\\rtf") else None
+
+
 RULES = (
     Rule("epub", _epub),
     Rule("opendocument", _open_document),
     Rule("ooxml", _ooxml),
-    Rule("ole2", _ole2),
-    magic("rtf", "rtf", "application/rtf", b"{\\rtf"),
-    magic("postscript", "ps", "application/postscript", b"%!PS-Adobe", puid="x-fmt/91"),
+    *compound.RULES,
+    Rule("early-office", _early),
+    Rule("rtf", _rtf),
+    magic("postscript", "ps", "application/postscript", b"%!PS-Adobe", b"\x04%!PS-Adobe", puid="x-fmt/91"),
+    magic("postscript-dos", "ps", "application/postscript", b"\xc5\xd0\xd3\xc6"),  # EPSF 3.0, 5.2: with a picture
 )
+CLOSER = {**compound.CLOSER, "zip": _by_its_list, "ooxml-members": _by_its_list}

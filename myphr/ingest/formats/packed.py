@@ -20,6 +20,13 @@ def _gzip(head: bytes) -> Identified | None:
     return genome.packed(inside) or Identified("gzip", "application/gzip", "gzip", puid="x-fmt/266")
 
 
+def _zstd(head: bytes) -> Identified | None:
+    """RFC 8878, 3.1.1; a frame that decoders skip may stand before (3.1.2)."""
+    if head[:1] and 0x50 <= head[0] <= 0x5F and head[1:4] == b"\x2a\x4d\x18":
+        head = head[8 + int.from_bytes(head[4:8], "little") :]
+    return Identified("zstd", "application/zstd", "zstd") if head[:4] == b"\x28\xb5\x2f\xfd" else None
+
+
 def _iso(head: bytes) -> Identified | None:
     """ISO 9660 or UDF: descriptors from sector 16 on, each with its name behind one byte."""
     if any(head[at + 1 : at + 6] in (b"CD001", b"BEA01", b"NSR02", b"NSR03") for at in _ISO_SECTORS):
@@ -34,7 +41,7 @@ RULES = (
     magic("rar", "rar", "application/vnd.rar", b"Rar!\x1a\x07\x00", b"Rar!\x1a\x07\x01\x00"),
     magic("xz", "xz", "application/x-xz", b"\xfd7zXZ\0", puid="fmt/1098"),
     magic("bzip2", "bzip2", "application/x-bzip2", *(b"BZh%d1AY&SY" % n for n in range(1, 10)), puid="x-fmt/268"),
-    magic("zstd", "zstd", "application/zstd", b"\x28\xb5\x2f\xfd"),
+    Rule("zstd", _zstd),
     magic("tar", "tar", "application/x-tar", b"ustar\0", b"ustar  \0", offset=257, puid="x-fmt/265"),
     Rule("iso", _iso),
 )

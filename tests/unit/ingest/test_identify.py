@@ -12,6 +12,7 @@ from myphr.ingest.formats import inflate
 from myphr.ingest.identify import HEAD_BYTES, RULES, identify
 from myphr.records import formats
 from myphr.records.labels import TYPES
+from tests.unit.ingest.compound_files import compound
 
 HL7 = b"MSH|^~\\&|LAB|HOSPITAL|PHR|HOME|20260101||ORU^R01|1|P|2.5\rPID|1||4711\r"
 VCF = b"##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n1\t10\t.\tA\tC\t.\t.\t.\n"
@@ -63,13 +64,20 @@ def zipped(*names: bytes, first: bytes = b"") -> bytes:
     return found
 
 
-def ole2(stream: str) -> bytes:
-    header = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(22) + struct.pack("<H", 9) + bytes(16) + struct.pack("<I", 0)
-    return header.ljust(512, b"\0") + "Root Entry".encode("utf-16-le").ljust(128, b"\0") + stream.encode("utf-16-le")
-
-
 def iso() -> bytes:
     return bytes(32_768) + b"\x01CD001\x01" + bytes(2041)
+
+
+def box(kind: bytes, *inside: bytes) -> bytes:
+    body = b"".join(inside)
+    return struct.pack(">I", 8 + len(body)) + kind + body
+
+
+def film(*handlers: bytes) -> bytes:
+    """An MP4 with one track for each handler (ISO/IEC 14496-12, 8.4.3), its table of contents in front."""
+    tracks = [box(b"trak", box(b"tkhd", bytes(84)), box(b"mdia", box(b"mdhd", bytes(24)), box(b"hdlr", bytes(8), one, bytes(13))))  # noqa: E501
+              for one in handlers]  # fmt: skip
+    return box(b"ftyp", b"mp42", bytes(4), b"mp42isom") + box(b"moov", box(b"mvhd", bytes(100)), *tracks)
 
 
 def mp3_frames() -> bytes:
@@ -115,22 +123,27 @@ EXAMPLES: dict[str, list[bytes]] = {
     "jxl": [b"\0\0\0\x0cJXL \r\n\x87\n", b"\xff\n\xf8\x81~\x88\x80\x1f\xa0\xe8\x11\x87\x03\0\0\0\x40\x08\x04"],
     "svg": [b'<svg xmlns="http://www.w3.org/2000/svg"/>', b'<?xml version="1.0"?><!-- a plan --><svg:svg xmlns:svg="x">'],  # noqa: E501
     "pdf": [b"%PDF-1.7\n", b"\xef\xbb\xbf%PDF-1.4\n", b"\r\n\r\nfax\n%PDF-1.3\n"],
-    "ps": [b"%!PS-Adobe-3.0\n"],
+    "ps": [b"%!PS-Adobe-3.0\n", b"\xc5\xd0\xd3\xc6\x20\0\0\0"],
     "docx": [zipped(b"[Content_Types].xml", b"_rels/.rels", b"word/document.xml"),
              zipped(b"word/numbering.xml", b"word/styles.xml", b"word/document.xml")],
-    "xlsx": [zipped(b"[Content_Types].xml", b"xl/workbook.xml")],
+    "xlsx": [zipped(b"[Content_Types].xml", b"xl/workbook.xml"), zipped(b"[content_types].xml", b"xl\\workbook.xml")],
     "pptx": [zipped(b"_rels/.rels", b"ppt/presentation.xml")],
-    "odt": [zipped(b"mimetype", b"content.xml", first=b"application/vnd.oasis.opendocument.text")],
+    "odt": [zipped(b"mimetype", b"content.xml", first=b"application/vnd.oasis.opendocument.text"),
+            zipped(b"mimetype", b"content.xml", first=b"application/vnd.oasis.opendocument.text-template")],
     "ods": [zipped(b"mimetype", b"content.xml", first=b"application/vnd.oasis.opendocument.spreadsheet")],
     "odp": [zipped(b"mimetype", b"content.xml", first=b"application/vnd.oasis.opendocument.presentation")],
     "epub": [zipped(b"mimetype", b"META-INF/container.xml", first=b"application/epub+zip")],
-    "doc": [ole2("WordDocument")],
-    "xls": [ole2("Workbook")],
-    "ppt": [ole2("PowerPoint Document")],
-    "msg": [ole2("__nameid_version1.0")],
-    "ole2": [ole2("Something")],
-    "rtf": [b"{\\rtf1\\ansi Dear doctor}"],
-    "eml": [b"Received: by mail\r\nFrom: a@b.example\r\nTo: c@d.example\r\nSubject: report\r\nDate: Mon\r\n\r\nhello"],
+    "doc": [compound("WordDocument"), compound("WordDocument", sector_bytes=4096, directory=(1,)),
+            compound("1Table", "WordDocument", embedded=("Workbook", "CompObj")),
+            b"\xdb\xa5\x2d\0" + bytes(28)],
+    "xls": [compound("Workbook"), compound("BOOK"), b"\x09\x04\x06\0\0\0\x10\0" + bytes(24)],
+    "ppt": [compound("PowerPoint Document"), compound("Pictures", "PowerPoint Document", embedded=("Workbook",))],
+    "msg": [compound("__nameid_version1.0"), compound("__recip_version1.0_#00000000")],
+    "ole2": [compound("Something"), compound("EncryptedPackage", "WordDocument"), compound("VisioDocument")],
+    "rtf": [b"{\\rtf1\\ansi Dear doctor}", b"\xef\xbb\xbf{\\rtf1 Dear doctor}"],
+    "eml": [b"Date: Wed, 9 Oct 2019 05:55:10 +0000\r\nFrom:a@b.example\r\nTo: c@d.example\r\nCc:\r\nMessage-Id:\r\n"
+            b" <1@b.example>\r\nSubject: report\r\n\r\nhello\r\n",
+            b"Received: by mail\r\nFrom: a@b.example\r\nTo: c@d.example\r\nSubject: report\r\nDate: Mon\r\n\r\nhello"],
     "ics": [b"BEGIN:VCALENDAR\r\nVERSION:2.0\r\n"],
     "vcard": [b"BEGIN:VCARD\r\nVERSION:3.0\r\n"],
     "csv": [b"date,weight,pulse\n2026-01-01,70,60\n2026-01-02,71,61\n", b"Zeit;Wert\n1;2\n3;4\n5;6\n7;8\n",
@@ -154,7 +167,9 @@ EXAMPLES: dict[str, list[bytes]] = {
     "openehr-xml": [b'<composition xmlns="http://schemas.openehr.org/v1" archetype_node_id="openEHR-EHR-COMPOSITION.report.v1">'],  # noqa: E501
     "smart-health-card": [b'{"verifiableCredential": ["eyJ6aXAiOiJERUYi"]}', b"shc:/" + b"5676" * 20],
     "text-bluebutton": [b"------- MY HEALTHEVET PERSONAL INFORMATION REPORT -------\r\n",
-                        b"-----\nMYMEDICARE.GOV PERSONAL HEALTH INFORMATION\n"],
+                        b"-----\nMYMEDICARE.GOV PERSONAL HEALTH INFORMATION\n",
+                        b"My Health Record\nProduced by the VA Blue Button (v12.6)\n",
+                        b"******** BLUE BUTTON ********\n"],
     "hl7v2": [HL7, HL7.replace(b"\\", b" "),
               b"\xef\xbb\xbf" + HL7, b"\x0b" + HL7, b"FHS|^~\\&|A\rBHS|^~\\&|B\r" + HL7, HL7.replace(b"\r",
         b"\r\n")],
@@ -175,23 +190,27 @@ EXAMPLES: dict[str, list[bytes]] = {
     "mat": [b"MATLAB 5.0 MAT-file, Platform: GLNXA64", struct.pack("<5I", 30, 2, 100, 0, 4) + b"val\0" + bytes(400)],
     "vcf": [VCF, VCF[VCF.index(b"#CHROM") :], b"##FILTER=<ID=lq>\n" + VCF[VCF.index(b"#CHROM") :]],
     "vcf-gz": [bgzf(VCF), gzip.compress(VCF)],
-    "bcf": [bgzf(b"BCF\x02\x02"), b"BCF\x02\x02"],
+    "bcf": [bgzf(b"BCF\x02\x02"), b"BCF\x02\x02", gzip.compress(b"BCF\x04\5\0\0\0")],
     "bam": [bgzf(b"BAM\x01")],
     "cram": [b"CRAM\x03\x00"],
     "sam": [SAM, b"read1\t0\tchr1\t10\t60\t4M\t*\t0\t0\tACGT\tIIII\n"],
     "sam-gz": [bgzf(SAM)],
     "bai": [b"BAI\x01"],
     "crai": [gzip.compress(b"0\t1\t100\t26\t200\t300\n")],
-    "tabix-index": [bgzf(b"TBI\x01"), bgzf(b"CSI\x01")],
-    "fasta": [b">chr1 sample\nACGTNNACGT\nACGT\n>chr2\nTTTT\n", b">protein\nMKVLAA*\n"],
+    "tabix-index": [bgzf(b"TBI\x01"), bgzf(b"CSI\x01"), b"CSI\x01\x0e\0\0\0"],
+    "fasta": [b">1\nACGT\n     \n", b">chr1 sample\nACGTNNACGT\nACGT\n>chr2\nTTTT\n", b">protein\nMKVLAA*\n"],
     "fasta-gz": [bgzf(b">chr1\nACGT\nACGT\n")],
     "fastq": [FASTQ, b"@read1\nACGT\nACG\n+read1\nIII\n@III\n", b"@nanopore\n" + b"ACGT" * 16_000],
     "fastq-gz": [gzip.compress(FASTQ)],
-    "gff": [b"##gff-version 3\n", b"chr1\tsource\texon\t1\t10\t.\t+\t.\tID=1\n"],
+    "gff": [b"##gff-version 3\n", b"chr1\tsource\texon\t1\t10\t.\t+\t.\tID=1\n",
+            b"4\tensembl\tgene\t-15\t64876\t.\t+\t.\tID=gene:1\n",
+            b'chr1\tGeneDB\tCDS\t1\t5662\t.\t-\t.\tmRNA SPAC212.11a ; Alias "tlh1"\n'],
     "gff-gz": [bgzf(b"##gff-version 3\n")],
     "gtf": [b'chr1\tsource\texon\t1\t10\t.\t+\t.\tgene_id "a";\n'],
     "gtf-gz": [gzip.compress(b'chr1\tsource\texon\t1\t10\t.\t+\t.\tgene_id "a";\n')],
-    "bed": [b"chr1\t1\t10\nchr2\t20\t30\n"],
+    "bed": [b"chr1\t1\t10\nchr2\t20\t30\n", b"chr1\t1\t10\n", b"chr7 127471196 127472363 Pos1 0 +\n",
+            b"browser position chr7:1-2\ntrack name=\"x\"\nscaffold_7\t10\t20\n", b"#chrom\tstart\tend\nctgA\t1\t2\n",
+            b"GL000008.2\t118286\t119434\tpeak\t999\t.\n", b"# made by hand\n" * 100 + b"chr1\t0\t10\tname\t0.5\n"],
     "bed-gz": [gzip.compress(b"chr1\t1\t10\nchr2\t20\t30\n")],
     "bigwig": [b"\x26\xfc\x8f\x88"],
     "bigbed": [b"\xeb\xf2\x89\x87"],
@@ -203,22 +222,27 @@ EXAMPLES: dict[str, list[bytes]] = {
     "2bit": [b"\x43\x27\x41\x1a"],
     "dtc-genotype": [GENOTYPES, b'RSID,CHROMOSOME,POSITION,RESULT\n"rs1","1","101","AA"\n"rs2","1","102","CC"\n',
                      b"#AncestryDNA raw data download\nrsid\tchromosome\tposition\tallele1\tallele2\nrs1\t1\t82154\tT\tT\n",  # noqa: E501
+                     b"rsid\tChromosome\tposition\tgenotype\n1:101\t1\t101\tAA\n1:102\t1\t102\t--\n",
+                     b"[Header]\nGSGT Version\t2.0.4\n[Data]\nSample Name\tSNP Name\tChr\tPosition\tAllele1 - Forward"
+                     b"\tAllele2 - Forward\n123\t1:101\t1\t101\tA\tA\n",
                      b"SNP Name\trsID\tSample.ID\tAllele1...Top\tAllele2...Top\nA\trs1\t1\tA\tC\n"],
     "dtc-genotype-gz": [gzip.compress(GENOTYPES)],
     "fit": [b"\x0e\x10\x64\x00\x10\x00\x00\x00.FIT\x00\x00"],
     "tcx": [b'<TrainingCenterDatabase xmlns="http://www.garmin.com/xmlschemas/TrainingCenterDatabase/v2">'],
     "gpx": [b'<gpx version="1.1" xmlns="http://www.topografix.com/GPX/1/1">'],
     "apple-health-xml": [b'<?xml version="1.0"?>\n<!DOCTYPE HealthData [\n<!ELEMENT HealthData (A|B)>\n<!-- isn\'t ] -->\n]>\n<HealthData locale="en">'],  # noqa: E501
+    "aiff": [b"FORM\0\0\0\x2eAIFFCOMM", b"FORM\0\0\0\x2eAIFCFVER"],
     "mp3": [b"ID3\x04\x00\x00\x00\x00\x00\x00\xff\xfb", mp3_frames()],
-    "wav": [b"RIFF\x00\x00\x00\x00WAVEfmt "],
-    "m4a": [b"\0\0\0\x20ftypM4A \0\0\0\0"],
-    "aac": [b"\xff\xf1\x50\x80\x01\x1f\xfc" + b"\0" + b"\xff\xf1\x50\x80\x01\x1f\xfc"],
-    "flac": [b"fLaC\0\0\0\x22"],
+    "wav": [b"RIFF\x00\x00\x00\x00WAVEfmt ", b"RF64\xff\xff\xff\xffWAVEds64", b"RIFX\0\0\0\x10WAVEfmt "],
+    "m4a": [b"\0\0\0\x20ftypM4A \0\0\0\0", film(b"soun"), film(b"soun", b"text")],
+    "aac": [b"ADIF\x10\0", b"\xff\xf1\x50\x80\x01\x1f\xfc" + b"\0" + b"\xff\xf1\x50\x80\x01\x1f\xfc"],
+    "flac": [b"fLaC\0\0\0\x22", b"ID3\x04\0\0\0\0\0\x0a" + bytes(10) + b"fLaC\0\0\0\x22"],
     "ogg": [b"OggS" + bytes(24) + b"\x01vorbis"],
     "amr": [b"#!AMR\n"],
-    "mp4": [b"\0\0\0\x20ftypisom\0\0\x02\0"],
-    "mov": [b"\0\0\0\x14ftypqt  \0\0\0\0"],
-    "3gp": [b"\0\0\0\x14ftyp3gp4\0\0\0\0"],
+    "mp4": [b"\0\0\0\x20ftypisom\0\0\x02\0", film(b"vide", b"soun"), film(b"soun")[:-20],
+            b"\0\0\0\x18ftypNEW1\0\0\0\0NEW1isom"],
+    "mov": [b"\0\0\0\x14ftypqt  \0\0\0\0", b"\0\0\x0f\x17moov\0\0\0\x6cmvhd", b"\0\0\0\x08wide\0\0\1\0mdat"],
+    "3gp": [b"\0\0\0\x14ftyp3gp4\0\0\0\0", b"\0\0\0\x18ftypkddi\0\0\0\0kddi3g2a"],
     "avi": [b"RIFF\x00\x00\x00\x00AVI LIST"],
     "ogv": [b"OggS" + bytes(24) + b"\x80theora"],
     "mkv": [b"\x1a\x45\xdf\xa3\x93\x42\x82\x88matroska"],
@@ -231,7 +255,7 @@ EXAMPLES: dict[str, list[bytes]] = {
     "rar": [b"Rar!\x1a\x07\x00"],
     "xz": [b"\xfd7zXZ\0"],
     "bzip2": [b"BZh91AY&SY"],
-    "zstd": [b"\x28\xb5\x2f\xfd"],
+    "zstd": [b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18\x04\0\0\0abcd\x28\xb5\x2f\xfd"],
     "tar": [b"file".ljust(257, b"\0") + b"ustar\x0000"],
     "tar-gz": [gzip.compress(b"file".ljust(257, b"\0") + b"ustar\x0000")],
     "iso9660": [iso()],
@@ -272,6 +296,13 @@ def test_every_format_has_words_and_every_word_its_format() -> None:
         (b"\xff\nplain text behind it, not a picture", "jxl"),
         (b"@read1\nACGT\n+\nIIIIII\n@read2\nACGT\n+\nIIII\n", "fastq"),
         (b"LOCUS of control is a term of psychology\n", "genbank"),
+        (b"# Blue Button\n\nA library that reads Blue Button files.\n", "text-bluebutton"),
+        (b"ID3\x04\0\0\0\0\0\0MPCKSH", "mp3"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "mp4"),
+        (b"chr1\t100000\t6\t60\t61\nchr2\t90000\t101673\t60\t61\n", "bed"),
+        (b"track type=bedGraph\nchr1\t1\t10\t0.5\n", "bed"),
+        (b"visit\t3\t10\nlab\t4\t11\n", "bed"),
+        (b"@HD\tVN:1.6\n@SQ\tSN:1\tLN:100\n1\t5\t10\t+\ttarget\n", "sam"),
         (b'<note xmlns="urn:hl7-org:v3">ClinicalDocument</note>', "cda-xml"),
     ],
 )
