@@ -252,21 +252,24 @@ def text_in(values: dict[int, bytes], tag: int) -> str:
 
 def looks_like_elements(head: bytes) -> bool:
     """True if the bytes start with a DICOM data set without preamble: an own group first, then at least three
-    well-formed elements in ascending order, among them one of those we know."""
-    big_endian = head[:2] in (b"\x00\x02", b"\x00\x08") and head[4:6] in _SHORT_VRS
-    if head[:2] not in (b"\x02\x00", b"\x08\x00") and not big_endian:
+    well-formed elements in ascending order, among them one of those we know; three of those we know, if another group
+    is first and no VR tells what is what."""
+    explicit = head[4:6] in _SHORT_VRS
+    usual = head[:2] in (b"\x02\x00", b"\x08\x00") or (head[:2] in (b"\x00\x02", b"\x00\x08") and explicit)
+    if not usual and not (len(head) > 8 and 4 <= head[0] <= 0x20 and head[1] == 0):
         return False
+    if head[:2] == b"\x02\x00" and explicit:
+        return True
     known = count = 0
+    needed = 1 if usual or explicit else 3
     try:
         data, at, explicit, little, _syntax = start_of(head)
-        if head[:2] == b"\x02\x00" and head[4:6] in _SHORT_VRS:
-            return True
         for tag, _vr, start, length in Walk(data, at, explicit=explicit, little=little).elements():
             if length != UNDEFINED and (length > 1 << 20 or start + length > len(data)):
                 break
             count += 1
-            known += tag in _WANTED or tag in (_CHARACTER_SET, 0x00080008)
-            if count >= 3 and known:
+            known += tag in _WANTED or tag in (_CHARACTER_SET, 0x00080008) or tag >> 16 == 4
+            if count >= 3 and known >= needed:
                 return True
     except (Stop, IndexError):
         pass

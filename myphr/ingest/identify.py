@@ -6,6 +6,7 @@ One module per family below `ingest/formats`. DICOM is asked before any rule for
 another format's magic; HTML before a late PDF header; office before zip. Called while bytes stream in (`describe`).
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 from myphr.ingest import dicom
@@ -24,15 +25,16 @@ from myphr.ingest.formats import (
     pdf,
     programs,
     signals,
-    text,
 )
 from myphr.ingest.formats import dicom as dicom_rules
+from myphr.ingest.formats import text as text_rules
 from myphr.ingest.formats.elsewhere import Elsewhere, ReadAt
 from myphr.ingest.reading import FORMATS as READABLE
 from myphr.records.facts import Facts
 
 HEAD_BYTES = 64 * 1024
 _ELSEWHERE_BYTES = 32 * 1024  # of HEAD_BYTES, for what starts like a format of `CLOSER`
+_TAIL_BYTES = 1024  # of HEAD_BYTES, for the last members of a JSON object
 _SEEKING = (b"\xd0\xcf\x11\xe0", b"II*\0", b"II\x2b\0", b"MM\0*", b"MM\0\x2b", b"PK\x03\x04")
 UNKNOWN = Identified("unknown", "application/octet-stream", "none", "guess")
 
@@ -48,14 +50,14 @@ RULES: tuple[Rule, ...] = (
     *office.RULES,
     *packed.RULES,
     *programs.RULES,
-    *text.HTML_RULES,
+    *text_rules.HTML_RULES,
     *markup.RULES,
     *objects.RULES,
     *messages.RULES,
     *pdf.LATE_RULES,
     *genome.TEXT_RULES,
     *signals.LATE_RULES,
-    *text.RULES,
+    *text_rules.RULES,
 )
 
 
@@ -63,6 +65,7 @@ RULES: tuple[Rule, ...] = (
 CLOSER: Mapping[str, Callable[[Identified, Elsewhere], Identified | None]] = {
     **images.CLOSER,
     **media.CLOSER,
+    **objects.CLOSER,
     **office.CLOSER,
 }
 
@@ -78,19 +81,29 @@ def identify_stored(read_at: ReadAt, size: int) -> tuple[Identified, bytes]:
     """The same of a file of `size` bytes that can be read anywhere, and the head that was read: at most 64 KiB are read
     in all. `read_at(at, length)` raises what it raises."""
     head = bytes(read_at(0, HEAD_BYTES - _ELSEWHERE_BYTES))
-    if head.startswith(_SEEKING) or head[4:8] == b"ftyp":
-        return _closer(_by_rules(head), Elsewhere(head, read_at, size, _ELSEWHERE_BYTES)), head
-    if len(head) == HEAD_BYTES - _ELSEWHERE_BYTES:
-        head += bytes(read_at(len(head), _ELSEWHERE_BYTES))
-    return _closer(_by_rules(head), Elsewhere(head)), head
+    seeks = head.startswith(_SEEKING) or head[4:8] == b"ftyp"
+    kept_back = _ELSEWHERE_BYTES if seeks else _TAIL_BYTES if head.lstrip()[:1] == b"{" else 0
+    if len(head) == HEAD_BYTES - _ELSEWHERE_BYTES and kept_back < _ELSEWHERE_BYTES:
+        head += bytes(read_at(len(head), _ELSEWHERE_BYTES - kept_back))
+    return _closer(_by_rules(head), Elsewhere(head, read_at if kept_back else None, size, kept_back)), head
 
 
 def _by_rules(head: bytes) -> Identified:
     for rule in RULES:
         found = rule.test(head)
         if found is not None:
-            return found
+            return _in_utf16(head, found) if found.rule == "text-utf16" else found
     return UNKNOWN
+
+
+def _in_utf16(head: bytes, found: Identified) -> Identified:
+    """Tables, messages and genotypes that a program saved as "Unicode": by the rules for text."""
+    text = head[: len(head) // 2 * 2].decode("utf-16", "ignore").removeprefix("\ufeff").encode()
+    for rule in (*objects.RULES, *messages.RULES, *genome.TEXT_RULES, *text_rules.RULES):
+        inside = rule.test(text)
+        if inside is not None:
+            return dataclasses.replace(inside, rule=f"{inside.rule}-utf16")
+    return found
 
 
 def _closer(found: Identified, elsewhere: Elsewhere) -> Identified:

@@ -21,7 +21,11 @@ def _with_preamble(head: bytes) -> Identified | None:
 
 
 def _without_preamble(head: bytes) -> Identified | None:
+    if head[:4] == b"DICM" and head[4:6] == b"\2\0" and head[8:10] == b"UL":  # the preamble was cut off
+        return Identified("dicom", MEDIA_TYPE, "dicom-prefix-only", "likely", PUID)
     if dicom.looks_like_elements(head):
+        if head[:2] == b"\x04\0":  # the group of directories (PS3.3, F.3.2.2)
+            return Identified("dicomdir", MEDIA_TYPE, "dicom-elements", "likely", PUID)
         return Identified("dicom", MEDIA_TYPE, "dicom-elements", "likely", PUID)
     return None
 

@@ -9,12 +9,13 @@ from myphr.ingest.formats import Identified, Rule, magic
 from myphr.ingest.formats.inflate import first_bytes
 
 _VCF_COLUMNS = b"#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
-_SAM_HEADER = re.compile(rb"@(?:HD\tVN:\d|SQ\t(?:\S+\t)*SN:|RG\t(?:\S+\t)*ID:|PG\t(?:\S+\t)*ID:|CO\t)")
+_SAM_HEADER = re.compile(rb"@(?:HD\t(?:\S+\t)*VN:\d|SQ\t(?:\S+\t)*SN:|RG\t(?:\S+\t)*ID:|PG\t(?:\S+\t)*ID:|CO\t)")
 _SAM_RECORD = re.compile(
     rb"[!-?A-~]{1,254}\t\d{1,5}\t[!-~]+\t\d+\t\d{1,3}\t(?:\*|(?:\d+[MIDNSHP=X])+)\t"
     rb"[!-~]+\t\d+\t-?\d+\t(?:\*|[A-Za-z=.]+)\t[!-~]+"
 )
-_BASES = re.compile(rb"[ACGTUNRYSWKMBDHVacgtunryswkmbdhv.*-]+")
+_BASES = re.compile(rb"[ACGTUNRYSWKMBDHVXacgtunryswkmbdhvx.*-]+")
+_COLOURS = re.compile(rb"[ACGTacgt][0-3.]+")  # SOLiD: a base, then the changes from base to base
 _RESIDUES = re.compile(rb"[A-Za-z*.-]+")
 # GFF3 and GTF 2.2: nine columns. A feature that crosses an edge may start before it.
 _GFF = re.compile(rb"[^\t]+\t[^\t]+\t[^\t]+\t-?\d+\t-?\d+\t[0-9.eE+-]+\t[+.?-]\t[012.]\t[^\t]*")
@@ -73,13 +74,19 @@ def _sam(head: bytes) -> Identified | None:
 
 def _fasta(head: bytes) -> Identified | None:
     """`>` and a name, then only letters of bases or residues (IUPAC), up to the next `>`."""
-    lines = [line for line in _lines(head) if line.strip() and not line.startswith(b";")]
-    if len(lines) < 2 or lines[0][:1] != b">" or len(lines[0]) < 2:
+    lines = [line.strip() for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n", 64)[:64]]
+    lines = [line for line in lines if line and not line.startswith(b";")]
+    if len(lines) < 2 or lines[0][:1] != b">" or len(lines[0]) < 2 or lines[1].startswith(b">"):
         return None
-    sequence = [line.strip() for line in lines[1:] if not line.startswith(b">")]
-    if sequence and not lines[1].startswith(b">") and all(_RESIDUES.fullmatch(line) for line in sequence):
-        return Identified("fasta", "text/x-fasta", "fasta", "likely")
-    return None
+    sequence = [line for line in lines[1:] if not line.startswith(b">")]
+    return Identified("fasta", "text/x-fasta", "fasta", "likely") if all(map(_is_sequence, sequence)) else None
+
+
+def _is_sequence(line: bytes) -> bool:
+    """A quoted line of a mail stands above words, too, and "Thanks" is six bases."""
+    if _BASES.fullmatch(line):
+        return line.isupper() or line.islower() or len(line) >= 12 or not line.strip(b"ACGTNacgtn.*-")
+    return _RESIDUES.fullmatch(line) is not None and (line.isupper() or len(line) >= 30)
 
 
 def _fastq(head: bytes) -> Identified | None:
@@ -88,7 +95,7 @@ def _fastq(head: bytes) -> Identified | None:
     name, _, rest = head.partition(b"\n")
     bases, plus, after = rest.partition(b"\n+")
     found = bases.replace(b"\r", b"").replace(b"\n", b"")
-    if name[:1] != b"@" or len(name) < 2 or not found or not _BASES.fullmatch(found):
+    if name[:1] != b"@" or len(name) < 2 or not found or not (_BASES.fullmatch(found) or _COLOURS.fullmatch(found)):
         return None
     if not plus:
         long = len(found) >= _LONG_READ_BASES
@@ -161,7 +168,7 @@ def _is_region(cells: list[bytes]) -> bool:
 
 def _genotype(head: bytes) -> Identified | None:
     """A laboratory's name in the comment at the top, or columns of marker, chromosome, position and alleles."""
-    lines = [line for line in _lines(head, 200) if line.strip()]
+    lines = [line for line in _lines(head.removeprefix(b"\xef\xbb\xbf"), 200) if line.strip()]
     comments = [line for line in lines[:60] if line.startswith(b"#")]
     rows = [line for line in lines if not line.startswith(b"#")]
     markers = sum(bool(_MARKER.fullmatch(row.strip())) for row in rows[:12])
@@ -232,7 +239,7 @@ def _blocked(head: bytes) -> Identified | None:
 
 RULES = (
     Rule("bgzf", _blocked),
-    magic("cram", "cram", "application/x-cram", b"CRAM\2", b"CRAM\3", puid="fmt/911"),
+    magic("cram", "cram", "application/x-cram", b"CRAM\1", b"CRAM\2", b"CRAM\3", puid="fmt/911"),
     magic("bam-index", "bai", "application/octet-stream", b"BAI\1"),
     magic("index-plain", "tabix-index", "application/octet-stream", b"CSI\1", b"TBI\1"),
     magic("bcf-plain", "bcf", "application/x-bcf", b"BCF\2"),

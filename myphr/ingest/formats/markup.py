@@ -17,7 +17,9 @@ _BEFORE_ROOT = re.compile(
     r"<!DOCTYPE\s(?>[^\[>]*)(?:\[(?>(?:<!--.*?(?:-->|\Z)|\"[^\"]*\"|'[^']*'|[^\]\"'])*)\]\s*)?>",
     re.DOTALL | re.IGNORECASE,
 )
-_ROOT = re.compile(r"<(?:([A-Za-z_][\w.-]*):)?([A-Za-z_][\w.-]*)((?:\s[^<>]*?)?)/?>", re.DOTALL)
+_ROOT = re.compile(  # a value may hold what ends a tag elsewhere
+    r"<(?:([A-Za-z_][\w.-]*):)?([A-Za-z_][\w.-]*)((?:\s(?>(?:[^<>\"']+|\"[^<\"]*\"|'[^<']*')*))?)>", re.DOTALL
+)
 _NAMESPACE = re.compile(r"\sxmlns(?::([\w.-]+))?\s*=\s*(?:\"([^\"]*)\"|'([^']*)')")
 _HL7, _FHIR, _OPENEHR = "urn:hl7-org:v3", "http://hl7.org/fhir", "http://schemas.openehr.org/"
 _OPENEHR_ROOTS = {"composition", "ehr_status", "versioned_composition", "version", "extract", "compositions"}
@@ -65,8 +67,8 @@ def root_of(text: str) -> tuple[str, str] | None:
 
 
 def _xml(head: bytes) -> Identified | None:
-    start = head.lstrip()[:4]
-    if not (start.startswith((b"<", b"\xef\xbb\xbf<")) or start[:2] in (b"\xff\xfe", b"\xfe\xff", b"\0<")):
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:4]
+    if not (start.startswith(b"<") or start[:2] in (b"\xff\xfe", b"\xfe\xff", b"\0<")):
         return None
     text = text_of(head)
     root = root_of(text)
@@ -77,6 +79,8 @@ def _xml(head: bytes) -> Identified | None:
     for (known, space), (code, media_type) in _ROOTS.items():
         if name == known and namespace.startswith(space):
             return Identified(code, media_type, f"xml-root-{name.lower()}", puid=PUID if code != "html" else "")
+    if name == "ClinicalDocument" and not namespace and "POCD_HD000040" in text[:8192]:  # CDA R2, 4.2.1.2: its typeId
+        return Identified("cda-xml", "application/xml", "xml-root-cda-bare", "likely", PUID)
     if namespace == _FHIR and name[:1].isupper():
         return Identified("fhir-xml", "application/fhir+xml", "xml-fhir", puid=PUID)
     if namespace.startswith(_OPENEHR) or (name.lower() in _OPENEHR_ROOTS and "archetype_node_id" in text[:8192]):

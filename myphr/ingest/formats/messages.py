@@ -26,7 +26,8 @@ def _hl7(head: bytes) -> Identified | None:
 
 def _mail(head: bytes) -> Identified | None:
     """Header fields up to an empty line, at least three of those that mails have."""
-    top = head[:32_768].removeprefix(b"From ").replace(b"\r\n", b"\n").split(b"\n\n", 1)[0]
+    top = head[:32_768].removeprefix(b"\xef\xbb\xbf").removeprefix(b"From ")
+    top = top.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n", 1)[0]
     lines = top.split(b"\n")[:200]
     if len(lines) < 3 or not all(_FIELD.match(line) for line in lines[1:-1] or lines):
         return None
@@ -35,7 +36,7 @@ def _mail(head: bytes) -> Identified | None:
 
 
 def _blue_button(head: bytes) -> Identified | None:
-    if head[:1] in (b"<", b"{", b"%", b"P"):
+    if head[:1] in (b"<", b"{", b"%") or head[:2] == b"PK":
         return None
     return Identified("text-bluebutton", "text/plain", "blue-button") if _BLUE_BUTTON.search(head[:2048]) else None
 

@@ -1,6 +1,7 @@
 """Imaging research: NIfTI-1 and -2, Analyze 7.5, MGH, MINC, NRRD, MetaImage, Philips PAR, tracts of
 TrackVis and MRtrix. GIFTI is XML: `markup`."""
 
+import re
 import struct
 
 from myphr.ingest.formats import Identified, Rule, magic
@@ -26,15 +27,17 @@ def _both(head: bytes, kind: str, at: int) -> tuple[int, ...]:
     return tuple(struct.unpack_from(order + kind, head, at)[0] for order in "<>")
 
 
+_ANALYZE_BITS = {1: 1, 2: 8, 4: 16, 8: 32, 16: 32, 32: 64, 64: 64, 128: 24}  # datatype -> bitpix
+
+
 def _analyze(head: bytes) -> Identified | None:
-    """Analyze 7.5: 348, the letter `r`, and 1 to 7 dimensions."""
-    if len(head) < 348 or 348 not in _both(head, "i", 0) or head[38:39] != b"r":
+    """Analyze 7.5: 348, and 1 to 7 dimensions; then the letter `r`, or, where a writer left it out, a data type with
+    the bits it takes."""
+    if len(head) < 348 or 348 not in _both(head, "i", 0) or not any(1 <= n <= 7 for n in _both(head, "h", 40)):
         return None
-    return (
-        Identified("analyze", "application/x-analyze", "analyze", "likely")
-        if any(1 <= n <= 7 for n in _both(head, "h", 40))
-        else None
-    )
+    kinds = zip(_both(head, "h", 70), _both(head, "h", 72), strict=True)
+    sound = head[38:39] == b"r" or any(_ANALYZE_BITS.get(kind) == bits for kind, bits in kinds)
+    return Identified("analyze", "application/x-analyze", "analyze", "likely") if sound else None
 
 
 def mgh(head: bytes) -> Identified | None:
@@ -61,8 +64,13 @@ def _par(head: bytes) -> Identified | None:
     return Identified("par", "text/plain", "philips-par") if start.startswith(b"#") and fits else None
 
 
+_META_LINE = re.compile(rb"[A-Za-z][A-Za-z0-9_]*[ \t]*=")
+
+
 def _metaimage(head: bytes) -> Identified | None:
-    fits = head.startswith((b"ObjectType = Image", b"ObjectType=Image", b"NDims =")) and b"DimSize" in head[:4096]
+    """MetaIO: lines `name = value`, in no demanded order but that ElementDataFile is last; an image has these two."""
+    named = {line.split(b"=", 1)[0].strip() for line in head[:4096].split(b"\n")[:60] if _META_LINE.match(line)}
+    fits = _META_LINE.match(head) and {b"NDims", b"DimSize"} <= named
     return Identified("metaimage", "application/x-metaimage", "metaimage") if fits else None
 
 

@@ -7,6 +7,7 @@ depth and size of what is in them cost nothing.
 import re
 
 from myphr.ingest.formats import Identified, Rule
+from myphr.ingest.formats.elsewhere import Elsewhere
 
 PUID = "fmt/817"
 # A string that does not end takes the rest: tried again at each quote in it, it would take hours.
@@ -16,6 +17,10 @@ _RESOURCE = re.compile(r"[A-Z][A-Za-z]{2,39}")
 _RESOURCE_INSIDE = re.compile(r'"resourceType"\s*:\s*"[A-Z][A-Za-z]{2,39}"')
 _DICOM_TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _JWS = re.compile(rb"(?:shc:/\d{20,}|eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{20,})\s*")
+_CONTEXT = re.compile(r'"ctx"\s*:\s*\{[^{}]{0,400}"(?:language|territory)"\s*:')  # openEHR simplified formats, 4.2
+# The last member of the outermost object. In a text of a member its quotes would have backslashes before them.
+_RESOURCE_LAST = re.compile(rb'(?<!\\)"resourceType"\s*:\s*"[A-Z][A-Za-z]{2,39}"\s*\}\s*\Z')
+_TAIL_BYTES = 1024
 DEPTH_MAX = 256  # what is nested deeper is no record of anybody, and breaks parsers that recurse
 _OPENEHR_TYPES = {"COMPOSITION", "EHR_STATUS", "CONTRIBUTION", "VERSIONED_COMPOSITION", "ORIGINAL_VERSION", "EXTRACT"}
 
@@ -77,7 +82,8 @@ def _json(head: bytes) -> Identified | None:
         return Identified("fhir-json", "application/fhir+json", "json-resource-type", puid=PUID)
     if found.get("entry") == "[" and _RESOURCE_INSIDE.search(text):  # its own type may come after all entries
         return Identified("fhir-json", "application/fhir+json", "json-bundle-entries", "likely", PUID)
-    if found.get("_type") in _OPENEHR_TYPES or "ctx/language" in found or "archetype_node_id" in found:
+    simplified = "ctx/language" in found or (found.get("ctx") == "{" and _CONTEXT.search(text) is not None)
+    if found.get("_type") in _OPENEHR_TYPES or simplified or "archetype_node_id" in found:
         return Identified("openehr-json", "application/json", "json-openehr", puid=PUID)
     if found.get("verifiableCredential") == "[":
         return Identified("smart-health-card", "application/smart-health-card", "json-health-card", puid=PUID)
@@ -90,4 +96,14 @@ def _json(head: bytes) -> Identified | None:
     return Identified("json", "application/json", "json", "certain" if sure else "likely", PUID)
 
 
+def _at_its_end(found: Identified, elsewhere: Elsewhere) -> Identified | None:
+    """Members come in any order (RFC 8259, 4), and some servers sort them: behind a long text stands what it is."""
+    if elsewhere.size is None or elsewhere.size <= len(elsewhere.head) or elsewhere.head.lstrip()[:1] != b"{":
+        return found
+    if _RESOURCE_LAST.search(elsewhere.at(elsewhere.size - _TAIL_BYTES, _TAIL_BYTES)):
+        return Identified("fhir-json", "application/fhir+json", "json-resource-type-last", "likely", PUID)
+    return found
+
+
 RULES = (Rule("json", _json),)
+CLOSER = {"json": _at_its_end}

@@ -1,6 +1,8 @@
 """PDF (ISO 32000-1, 7.5.2). The header may stand anywhere in the first KiB, but a page of HTML that merely mentions it
 is HTML: `identify` asks the HTML rule first."""
 
+import re
+
 from myphr.ingest.formats import Identified, Rule
 
 MEDIA_TYPE = "application/pdf"
@@ -21,9 +23,15 @@ def _header(head: bytes) -> Identified | None:
     return _found(head, "pdf", "certain") if head.startswith((b"%PDF-", b"\xef\xbb\xbf%PDF-")) else None
 
 
+def _in_postscript(head: bytes) -> Identified | None:
+    """ISO 32000-1, annex H, note 14: old readers also took this header."""
+    found = re.match(rb"%!PS-Adobe-\d\.\d PDF-(\d\.\d)", head)
+    return Identified("pdf", MEDIA_TYPE, "pdf-in-postscript", puid=_VERSIONS.get(found[1], "")) if found else None
+
+
 def _late_header(head: bytes) -> Identified | None:
     return _found(head, "pdf-late-header", "likely") if b"%PDF-" in head[:1024] else None
 
 
-RULES = (Rule("pdf", _header),)
+RULES = (Rule("pdf", _header), Rule("pdf-in-postscript", _in_postscript))
 LATE_RULES = (Rule("pdf-late-header", _late_header),)

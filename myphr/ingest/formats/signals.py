@@ -14,6 +14,7 @@ _WFDB_RECORD = re.compile(
 _WFDB_SIGNAL = re.compile(
     rb"\S{1,255} (?:0|8|16|24|32|61|80|160|212|310|311|508|516|524)(?:x\d+)?(?::\d+)?(?:\+\d+)?(?: .*)?"
 )
+_WFDB_BYTES_MAX = 16 * 1024
 _WFDB_SEGMENT = re.compile(rb"(?:~|[A-Za-z0-9_-]{1,64}) \d+\s*")
 
 
@@ -33,6 +34,7 @@ def _scp_ecg(head: bytes) -> Identified | None:
 
 def _edf(head: bytes) -> Identified | None:
     """Both have the same header of 256 bytes a signal and 256 more; only the first byte differs."""
+    head = head[:256].replace(b"\0", b" ")  # what should be blank is zero with some writers
     edf, bdf = head[:8] == b"0       ", head[:8] == b"\xffBIOSEMI"
     if not (edf or bdf) or len(head) < 256:
         return None
@@ -51,10 +53,13 @@ def _wfdb_header(head: bytes) -> Identified | None:
     """A record line, and as many signal (or segment) lines as it says."""
     if not head[:1].isalnum() and head[:1] not in (b"#", b"_", b"-"):
         return None
-    lines = [line.rstrip(b"\r") for line in head[:16_384].split(b"\n")]
+    # Fields are parted by blanks or tabs (header(5)).
+    lines = [b" ".join(line.split()) for line in head[:_WFDB_BYTES_MAX].split(b"\n")]
     lines = [line for line in lines if line.strip() and not line.startswith(b"#")]
     record = _WFDB_RECORD.fullmatch(lines[0]) if lines else None
     if record is None or len(lines) < 2:
+        return None
+    if len(lines) - 1 < int(record[1]) and len(head) < _WFDB_BYTES_MAX:
         return None
     following = _WFDB_SEGMENT if b"/" in lines[0].split(b" ")[0] else _WFDB_SIGNAL
     expected = min(int(record[1]), 8, len(lines) - 1)

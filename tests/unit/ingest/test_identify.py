@@ -68,6 +68,17 @@ def iso() -> bytes:
     return bytes(32_768) + b"\x01CD001\x01" + bytes(2041)
 
 
+def implicit(*elements: tuple[int, int, bytes]) -> bytes:
+    """A data set without preamble, implicit VR little endian (PS3.5, 7.1.3)."""
+    return b"".join(struct.pack("<HHI", group, element, len(value)) + value for group, element, value in elements)
+
+
+def explicit(*elements: tuple[int, int, bytes, bytes]) -> bytes:
+    """The same in explicit VR little endian, for the VRs with a short length (7.1.2)."""
+    return b"".join(struct.pack("<HH2sH", group, element, vr, len(value)) + value
+                    for group, element, vr, value in elements)  # fmt: skip
+
+
 def box(kind: bytes, *inside: bytes) -> bytes:
     body = b"".join(inside)
     return struct.pack(">I", 8 + len(body)) + kind + body
@@ -86,21 +97,29 @@ def mp3_frames() -> bytes:
 
 
 EXAMPLES: dict[str, list[bytes]] = {
-    "dicom": [bytes(128) + b"DICM\x02\x00\x00\x00UL\x04\x00\x00\x00\x00\x00",
+    "dicom": [b"DICM\x02\0\0\0UL\x04\0\x10\0\0\0",
+              implicit((0x10, 0x10, b"Doe^Jane"), (0x10, 0x20, b"4711"), (0x10, 0x30, b"19700101")),
+              implicit((9, 0x10, b"GEMS"), (9, 0x1001, b"AB"), (0x10, 0x10, b"Doe^Jane"), (0x10, 0x20, b"4711"),
+                       (0x10, 0x40, b"F ")),
+              explicit((0x10, 0x10, b"PN", b"Doe^Jane"), (0x10, 0x20, b"LO", b"4711"), (0x20, 0x10, b"SH", b"1 ")),
+              bytes(128) + b"DICM\x02\x00\x00\x00UL\x04\x00\x00\x00\x00\x00",
               b"II*\0".ljust(128, b"\0") + b"DICM" + bytes(8),
               b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100\x08\x00\x16\x00UI\x04\x001.2\x00\x08\x00\x60\x00CS\x02\x00MR"],
-    "dicomdir": [bytes(128) + b"DICM\x02\x00\x02\x00UI\x14\x001.2.840.10008.1.3.10"],
+    "dicomdir": [explicit((4, 0x1130, b"CS", b"DISC"), (4, 0x1200, b"UL", bytes(4)), (4, 0x1202, b"UL", bytes(4))),
+                 bytes(128) + b"DICM\x02\x00\x02\x00UI\x14\x001.2.840.10008.1.3.10"],
     "dicom-json": [b'[{"00080005": {"vr": "CS", "Value": ["ISO_IR 100"]}, "00080060": {"vr": "CS"}}]'],
     "dicom-xml": [b'<?xml version="1.0"?><NativeDicomModel xmlns="http://dicom.nema.org/PS3.19/models/NativeDICOM"/>'],
     "nifti": [nifti(1), nifti(2)],
     "nifti-gz": [gzip.compress(nifti(1) + bytes(100_000))],
-    "analyze": [struct.pack("<i", 348) + bytes(34) + b"r\0" + struct.pack("<h", 4) + bytes(306)],
+    "analyze": [struct.pack("<i36x8h14xhh", 348, 4, 64, 64, 30, 1, 0, 0, 0, 4, 16).ljust(348, b"\0"),
+                struct.pack("<i", 348) + bytes(34) + b"r\0" + struct.pack("<h", 4) + bytes(306)],
     "mgh": [struct.pack(">7i", 1, 256, 256, 256, 1, 0, 0) + bytes(300)],
     "mgh-gz": [gzip.compress(struct.pack(">7i", 1, 256, 256, 256, 1, 0, 0) + bytes(300))],
     "tck": [b"mrtrix tracks\ncount: 3\n"],
     "minc": [b"CDF\x01" + bytes(60) + b"xspace", b"\x89HDF\r\n\x1a\n" + bytes(300) + b"minc-2.0"],
     "nrrd": [b"NRRD0004\ntype: short\n"],
-    "metaimage": [b"ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\n"],
+    "metaimage": [b"Comment = a brain\nObjectType  = Image\nNDims = 3\nDimSize = 4 4 4\nElementDataFile = LOCAL\n",
+                  b"ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\n"],
     "par": [b"# === DATA DESCRIPTION FILE ====\r\n#\r\n# Dataset name: T1\r\n# CLINICAL TRYOUT Research image export tool V4.2\r\n"],  # noqa: E501
     "trk": [b"TRACK\0" + bytes(994)],
     "gifti": [b'<?xml version="1.0"?>\n<!DOCTYPE GIFTI SYSTEM "gifti.dtd">\n<GIFTI Version="1.0">'],
@@ -122,7 +141,7 @@ EXAMPLES: dict[str, list[bytes]] = {
     "j2k": [b"\xff\x4f\xff\x51\x00\x2f"],
     "jxl": [b"\0\0\0\x0cJXL \r\n\x87\n", b"\xff\n\xf8\x81~\x88\x80\x1f\xa0\xe8\x11\x87\x03\0\0\0\x40\x08\x04"],
     "svg": [b'<svg xmlns="http://www.w3.org/2000/svg"/>', b'<?xml version="1.0"?><!-- a plan --><svg:svg xmlns:svg="x">'],  # noqa: E501
-    "pdf": [b"%PDF-1.7\n", b"\xef\xbb\xbf%PDF-1.4\n", b"\r\n\r\nfax\n%PDF-1.3\n"],
+    "pdf": [b"%PDF-1.7\n", b"\xef\xbb\xbf%PDF-1.4\n", b"\r\n\r\nfax\n%PDF-1.3\n", b"%!PS-Adobe-3.0 PDF-1.4\n"],
     "ps": [b"%!PS-Adobe-3.0\n", b"\xc5\xd0\xd3\xc6\x20\0\0\0"],
     "docx": [zipped(b"[Content_Types].xml", b"_rels/.rels", b"word/document.xml"),
              zipped(b"word/numbering.xml", b"word/styles.xml", b"word/document.xml")],
@@ -143,17 +162,22 @@ EXAMPLES: dict[str, list[bytes]] = {
     "rtf": [b"{\\rtf1\\ansi Dear doctor}", b"\xef\xbb\xbf{\\rtf1 Dear doctor}"],
     "eml": [b"Date: Wed, 9 Oct 2019 05:55:10 +0000\r\nFrom:a@b.example\r\nTo: c@d.example\r\nCc:\r\nMessage-Id:\r\n"
             b" <1@b.example>\r\nSubject: report\r\n\r\nhello\r\n",
+            b"\xef\xbb\xbfFrom: a@b.example\rTo: c@d.example\rSubject: report\rDate: Mon\r\rhello\r",
             b"Received: by mail\r\nFrom: a@b.example\r\nTo: c@d.example\r\nSubject: report\r\nDate: Mon\r\n\r\nhello"],
     "ics": [b"BEGIN:VCALENDAR\r\nVERSION:2.0\r\n"],
     "vcard": [b"BEGIN:VCARD\r\nVERSION:3.0\r\n"],
     "csv": [b"date,weight,pulse\n2026-01-01,70,60\n2026-01-02,71,61\n", b"Zeit;Wert\n1;2\n3;4\n5;6\n7;8\n",
+            "\ufeffdate,weight,pulse\r\n1,2,3\r\n4,5,6\r\n".encode("utf-16-le"),
             b"Glucose Data,Generated on,01-01-2026\nDevice,Serial,Time,Type,Value\n" + b"a,b,c,d,1\n" * 12],
     "tsv": [b"date\tweight\tpulse\n1\t2\t3\n4\t5\t6\n"],
     "text": [b"Dear Sir, I write to you, as agreed.\nBest wishes\n", "Ärztlicher Brief\n".encode()],
     "html": [b"<!DOCTYPE html><html><body>", b"  <!-- saved --><HTML>", b"<html>%PDF-1.4"],
     "xml": [b'<?xml version="1.0"?><anything/>', b'<?xml version="1.0"?><!-- cut off'],
     "json": [b'{"glucose": [1, 2, 3]}', b"[1, 2, 3]", b'{"a": {"resourceType": "Patient"}}'],
-    "cda-xml": [b'<?xml version="1.0"?>\n<?xml-stylesheet href="cda.xsl"?>\n<ClinicalDocument xmlns="urn:hl7-org:v3">',
+    "cda-xml": [b'<ClinicalDocument title="a > b" xmlns="urn:hl7-org:v3">',
+                b'\xef\xbb\xbf\r\n<ClinicalDocument xmlns="urn:hl7-org:v3"/>',
+                b'<?xml version="1.0"?><ClinicalDocument><typeId extension="POCD_HD000040"/>',
+                b'<?xml version="1.0"?>\n<?xml-stylesheet href="cda.xsl"?>\n<ClinicalDocument xmlns="urn:hl7-org:v3">',
                 b'<n1:ClinicalDocument xmlns:n1="urn:hl7-org:v3" xmlns:xsi="x">',
                 "\ufeff<?xml version='1.0'?><ClinicalDocument xmlns='urn:hl7-org:v3'/>".encode("utf-16-le"),
                 b'<!DOCTYPE x [<!ENTITY y "]>"><!-- it\'s -->]><ClinicalDocument xmlns="urn:hl7-org:v3"/>'],
@@ -163,14 +187,16 @@ EXAMPLES: dict[str, list[bytes]] = {
                   b'{"entry": [{"resource": {"resourceType": "Patient", "text": "' + b"x" * 70_000 + b'"}}]}'],
     "fhir-ndjson": [b'{"resourceType":"Patient","id":"1"}\n{"resourceType":"Patient","id":"2"}\n'],
     "fhir-xml": [b'<Bundle xmlns="http://hl7.org/fhir"><id value="1"/>'],
-    "openehr-json": [b'{"_type": "COMPOSITION", "name": {"_type": "DV_TEXT"}}', b'{"ctx/language": "de", "a/b": 1}'],
+    "openehr-json": [b'{"_type": "COMPOSITION", "name": {"_type": "DV_TEXT"}}', b'{"ctx/language": "de", "a/b": 1}',
+                     b'{"ctx": {"language": "de", "territory": "DE"}, "vitals": {}}'],
     "openehr-xml": [b'<composition xmlns="http://schemas.openehr.org/v1" archetype_node_id="openEHR-EHR-COMPOSITION.report.v1">'],  # noqa: E501
     "smart-health-card": [b'{"verifiableCredential": ["eyJ6aXAiOiJERUYi"]}', b"shc:/" + b"5676" * 20],
     "text-bluebutton": [b"------- MY HEALTHEVET PERSONAL INFORMATION REPORT -------\r\n",
                         b"-----\nMYMEDICARE.GOV PERSONAL HEALTH INFORMATION\n",
                         b"My Health Record\nProduced by the VA Blue Button (v12.6)\n",
+                        b"Produced by the Blue Button (v2.0)\n\n03/16/2013 5:10 AM\n",
                         b"******** BLUE BUTTON ********\n"],
-    "hl7v2": [HL7, HL7.replace(b"\\", b" "),
+    "hl7v2": [("\ufeff" + HL7.decode()).encode("utf-16-le"), HL7, HL7.replace(b"\\", b" "),
               b"\xef\xbb\xbf" + HL7, b"\x0b" + HL7, b"FHS|^~\\&|A\rBHS|^~\\&|B\r" + HL7, HL7.replace(b"\r",
         b"\r\n")],
     "scp-ecg": [scp()],
@@ -180,27 +206,32 @@ EXAMPLES: dict[str, list[bytes]] = {
     "ge-ecg-xml": [b'<?xml version="1.0"?><CardiologyXML>'],
     "ishne-ecg": [b"ISHNE1.0" + bytes(514)],
     "mfer": [b"\x40\x20MFR Standard 12 leads ECG".ljust(40)],
-    "edf": [edf(b"0")],
+    "edf": [edf(b"0"), edf(b"0").replace(b" ", b"\0")],
     "bdf": [edf(b"\xffBIOSEMI")],
     "fiff": [b"\0\0\0\x64\0\0\0\x1f\0\0\0\x14\0\0\0\0\0\x01\0\x01"],
     "gdf": [b"GDF 2.20"],
     "brainvision": [b"Brain Vision Data Exchange Header File Version 1.0\r\n"],
     "wfdb-hea": [b"100 2 360 650000\n100.dat 212 200 11 1024 995 -22131 0 MLII\n100.dat 212 200 11 1024 1011 20052 0 V5\n",  # noqa: E501
+                 b"100\t1  360\n100.dat\t212\n",
                  b"# made by hand\nrec/2 2 360 1000\nrec_1 500\nrec_2 500\n"],
     "mat": [b"MATLAB 5.0 MAT-file, Platform: GLNXA64", struct.pack("<5I", 30, 2, 100, 0, 4) + b"val\0" + bytes(400)],
     "vcf": [VCF, VCF[VCF.index(b"#CHROM") :], b"##FILTER=<ID=lq>\n" + VCF[VCF.index(b"#CHROM") :]],
     "vcf-gz": [bgzf(VCF), gzip.compress(VCF)],
     "bcf": [bgzf(b"BCF\x02\x02"), b"BCF\x02\x02", gzip.compress(b"BCF\x04\5\0\0\0")],
     "bam": [bgzf(b"BAM\x01")],
-    "cram": [b"CRAM\x03\x00"],
-    "sam": [SAM, b"read1\t0\tchr1\t10\t60\t4M\t*\t0\t0\tACGT\tIIII\n"],
+    "cram": [b"CRAM\x01\x00", b"CRAM\x03\x00"],
+    "sam": [b"@HD\tSO:unsorted\tVN:1.5\n", SAM, b"read1\t0\tchr1\t10\t60\t4M\t*\t0\t0\tACGT\tIIII\n"],
     "sam-gz": [bgzf(SAM)],
     "bai": [b"BAI\x01"],
     "crai": [gzip.compress(b"0\t1\t100\t26\t200\t300\n")],
     "tabix-index": [bgzf(b"TBI\x01"), bgzf(b"CSI\x01"), b"CSI\x01\x0e\0\0\0"],
-    "fasta": [b">1\nACGT\n     \n", b">chr1 sample\nACGTNNACGT\nACGT\n>chr2\nTTTT\n", b">protein\nMKVLAA*\n"],
+    "fasta": [b">one\nACGT", b">chr1\n" + b"ACGT" * 16_000, b"\xef\xbb\xbf>a\nacgtACGTNN\n",
+              b">p\n" + b"mkvlaa" * 6,
+              b">1\nACGT\n     \n",
+              b">chr1 sample\nACGTNNACGT\nACGT\n>chr2\nTTTT\n", b">protein\nMKVLAA*\n"],
     "fasta-gz": [bgzf(b">chr1\nACGT\nACGT\n")],
-    "fastq": [FASTQ, b"@read1\nACGT\nACG\n+read1\nIII\n@III\n", b"@nanopore\n" + b"ACGT" * 16_000],
+    "fastq": [b"@solid\nT0123012.\n+\nIIIIIIIII\n", FASTQ, b"@read1\nACGT\nACG\n+read1\nIII\n@III\n",
+              b"@nanopore\n" + b"ACGT" * 16_000],
     "fastq-gz": [gzip.compress(FASTQ)],
     "gff": [b"##gff-version 3\n", b"chr1\tsource\texon\t1\t10\t.\t+\t.\tID=1\n",
             b"4\tensembl\tgene\t-15\t64876\t.\t+\t.\tID=gene:1\n",
@@ -220,7 +251,8 @@ EXAMPLES: dict[str, list[bytes]] = {
     "embl-gz": [gzip.compress(b"ID   X56734; SV 1; linear; mRNA; STD; PLN; 1859 BP.\nXX\n")],
     "abif": [b"ABIF\0\x65tdir"],
     "2bit": [b"\x43\x27\x41\x1a"],
-    "dtc-genotype": [GENOTYPES, b'RSID,CHROMOSOME,POSITION,RESULT\n"rs1","1","101","AA"\n"rs2","1","102","CC"\n',
+    "dtc-genotype": [b"\xef\xbb\xbf" + GENOTYPES, ("\ufeff" + GENOTYPES.decode()).encode("utf-16-be"), GENOTYPES,
+                     b'RSID,CHROMOSOME,POSITION,RESULT\n"rs1","1","101","AA"\n"rs2","1","102","CC"\n',
                      b"#AncestryDNA raw data download\nrsid\tchromosome\tposition\tallele1\tallele2\nrs1\t1\t82154\tT\tT\n",  # noqa: E501
                      b"rsid\tChromosome\tposition\tgenotype\n1:101\t1\t101\tAA\n1:102\t1\t102\t--\n",
                      b"[Header]\nGSGT Version\t2.0.4\n[Data]\nSample Name\tSNP Name\tChr\tPosition\tAllele1 - Forward"
@@ -296,6 +328,10 @@ def test_every_format_has_words_and_every_word_its_format() -> None:
         (b"\xff\nplain text behind it, not a picture", "jxl"),
         (b"@read1\nACGT\n+\nIIIIII\n@read2\nACGT\n+\nIIII\n", "fastq"),
         (b"LOCUS of control is a term of psychology\n", "genbank"),
+        (b"> quoted\nThanks\n", "fasta"),
+        (b"chr1\t16\t6\t60\t61\nchr2\t16\t29\t60\t61\n", "wfdb-hea"),
+        (b"\x10\0\x20\0" + bytes(200), "dicom"),
+        (b"\t\0\x10\0\4\0\0\0four" + b"\x10\0\x10\0\2\0\0\0AB" * 2, "dicom"),
         (b"# Blue Button\n\nA library that reads Blue Button files.\n", "text-bluebutton"),
         (b"ID3\x04\0\0\0\0\0\0MPCKSH", "mp3"),
         (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "mp4"),

@@ -67,6 +67,8 @@ FAR = {
     "ome-tiff": [tiff_with_directory_behind((270, OME), big=True)],
     "philips-tiff": [tiff_with_directory_behind((305, b"Philips DP v1.0\0"))],
     "tiff": [tiff_with_directory_behind((270, b"a letter, scanned\0"))],
+    "fhir-json": [json.dumps({"content": [{"data": "A" * 90_000}], "resourceType": "DocumentReference"}).encode()],
+    "json": [json.dumps({"content": "A" * 90_000, "note": '{"resourceType": "Patient"}'}).encode()],
     "docx": [packed(("word/media/image1.png", 90_000), ("word/document.xml", 100), ("[Content_Types].xml", 100))],
     "zip": [packed(("letters/word.png", 90_000), ("word/a.xml", 9)),
             packed(("word/a.xml", 9), ("word/b.xml", 9), ("word/c.xml", 9), ("word/photo.png", 90_000))],
