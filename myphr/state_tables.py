@@ -8,7 +8,7 @@ the code that takes the step does it. Knows no lifecycle itself: `ingest.states`
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Update, bindparam, update
@@ -16,6 +16,7 @@ from sqlmodel import Session
 
 from myphr.database import now
 from myphr.errors import PortalError
+from myphr.prepared import Prepared
 
 
 class StateConflict(PortalError):
@@ -82,21 +83,28 @@ class StateTable:
         columns = self.model.__table__.columns  # type: ignore[attr-defined]
         changes = {"state": self.next(state, event), "changed_at": now(), **values}
         changes = {key: value for key, value in changes.items() if key in columns}
-        statement = _one_move(self.model, tuple(changes)).where(*only_if)
-        done = db.connection().execute(statement, {"seen_id": row_id, "seen_state": state} | changes)
-        if done.rowcount != 1:
+        values = {"seen_id": row_id, "seen_state": state} | changes
+        if only_if:
+            moved = db.connection().execute(_one_move(self.model, changes).where(*only_if), values).rowcount
+        else:
+            moved = _made_move(self.model, tuple(changes)).run(db, values)
+        if moved != 1:
             raise StateConflict(f"{self.name} {row_id}: {event} came too late in {state}")
         return changes
 
 
-@functools.lru_cache(maxsize=256)  # building it takes longer than SQLite takes to do it
-def _one_move(model: type, changed: tuple[str, ...]) -> Update:
+def _one_move(model: type, changed: Iterable[str]) -> Update:
     columns = model.__table__.columns  # type: ignore[attr-defined]
     return (
         update(model)
         .where(columns["id"] == bindparam("seen_id"), columns["state"] == bindparam("seen_state"))
         .values({name: bindparam(name) for name in changed})
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _made_move(model: type, changed: tuple[str, ...]) -> Prepared:
+    return Prepared(_one_move(model, changed))
 
 
 def as_markdown(tables: Sequence[StateTable]) -> str:

@@ -23,6 +23,7 @@ from myphr.audit.events import sentence as event_sentence
 from myphr.audit.models import AuditEvent
 from myphr.database import Database, now
 from myphr.errors import AuditBroken
+from myphr.prepared import Prepared
 
 ActorKind = Literal["patient", "caregiver", "machine", "system", "operator", "provider", "app"]
 ACTOR_KINDS = ("patient", "caregiver", "machine", "system", "operator", "provider", "app")
@@ -30,8 +31,8 @@ FIRST_PREVIOUS_HASH = "0" * 64
 READ_MAX = 500  # rows read at a time
 RUN_GAP = dt.timedelta(minutes=10)  # a slow line sends a big file in less
 _WAITING = "myphr.audit.waiting"
-_NEWEST = select(AuditEvent.number, AuditEvent.hash).order_by(col(AuditEvent.number).desc()).limit(1)
-_ADD = insert(AuditEvent.__table__)  # type: ignore[attr-defined]
+_NEWEST = Prepared(select(AuditEvent.number, AuditEvent.hash).order_by(col(AuditEvent.number).desc()).limit(1))
+_ADD = Prepared(insert(AuditEvent.__table__))  # type: ignore[attr-defined]
 _HASHED = ("number", "event", "account_id", "actor_kind", "actor_id", "details", "previous_hash")  # and when
 _POSTGRESQL_LOCK = 0x6D79706872_61  # "myphra": one writer of the chain at a time, in all processes
 
@@ -106,7 +107,7 @@ def _write_waiting(db: Session) -> None:
         }  # fmt: skip
         head = Head(head.number + 1, _hash_of(row))
         rows.append(row | {"hash": head.hash})
-    db.connection().execute(_ADD, rows)
+    _ADD.run_each(db, rows)
 
 
 @sqlalchemy_event.listens_for(Session, "after_soft_rollback")
@@ -115,7 +116,7 @@ def _forget_waiting(db: Session, previous_transaction: SessionTransaction) -> No
 
 
 def _head(db: Session) -> Head:
-    newest = db.connection().execute(_NEWEST).first()
+    newest = _NEWEST.first(db, {})
     return Head(*newest) if newest else Head(0, FIRST_PREVIOUS_HASH)
 
 

@@ -35,6 +35,7 @@ from myphr.ingest.uploads import abandon_of
 from myphr.people.accounts import normal_name
 from myphr.people.login_sessions import Login
 from myphr.people.models import Account, StoredKeyRing
+from myphr.prepared import Prepared
 from myphr.records.filing import Filed, check_room
 from myphr.records.items import RecordParts
 from myphr.state_tables import StateConflict
@@ -263,12 +264,18 @@ def count(parts: RecordParts, drop_off_id: str, db: Session, filed: Filed, size:
 
 
 _TABLE = DropOff.__table__  # type: ignore[attr-defined]
-_COUNTED = _TABLE.select().where(_TABLE.c.id == bindparam("drop_off")).with_for_update()  # asked with every image
+_COUNTS = ("id", "account_id", "state", "expires_at", "files_count", "files_max", "bytes_count", "bytes_max")
+_COUNTED = Prepared(
+    _TABLE.select()
+    .with_only_columns(*(_TABLE.c[name] for name in _COUNTS))
+    .where(_TABLE.c.id == bindparam("drop_off"))
+    .with_for_update()
+)
 
 
 def count_one(db: Session, drop_off_id: str, filed: Filed, size: int) -> None:
     """As `count`, without a look at the record's room: who files many looks once. Raises DropOffClosed, DropOffFull."""
-    row = db.connection().execute(_COUNTED, {"drop_off": drop_off_id}).first()
+    row = _COUNTED.first(db, {"drop_off": drop_off_id})
     if row is None or row.state not in LIVE or row.expires_at <= now():
         raise DropOffClosed()
     if row.state == "full":

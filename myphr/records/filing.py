@@ -7,10 +7,10 @@ The containers come from `item_writer`. Called by ingest, jobs and the files gat
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Insert, Select, bindparam, func, insert, update
+from sqlalchemy import bindparam, func, insert, update
 from sqlmodel import Session, col, select
 
 from myphr.crypto import envelope
@@ -18,6 +18,7 @@ from myphr.database import Database, new_id, now
 from myphr.errors import NotFound, RecordFull
 from myphr.people.models import Account
 from myphr.people.service_keys import ServiceKeys
+from myphr.prepared import Prepared
 from myphr.queue import JobQueue
 from myphr.records import duplicates, readings, summaries
 from myphr.records.facts import Facts
@@ -89,17 +90,15 @@ def shown_name(text: str, most: int = NAME_CHARACTERS_MAX) -> str:
     return kept if len(kept) <= most else kept[: most - 17] + "…" + kept[-16:]
 
 
-# Made once, of columns and not of objects: building a statement takes longer than SQLite takes to answer it, and so
-# does making an object of a row.
 _HELD_BYTES = select(func.coalesce(func.sum(Item.plain_bytes), 0)).where(
     Item.account_id == bindparam("account"), Item.sealed_dek != b""
 )
 _COMING_BYTES = select(func.coalesce(func.sum(Upload.total_bytes), 0)).where(
     Upload.account_id == bindparam("account"), col(Upload.state).in_(("receiving", "writing", "finishing"))
 )
-_BYTES = select(_HELD_BYTES.scalar_subquery() + _COMING_BYTES.scalar_subquery())
-_ACCOUNT = select(Account.closed_at).where(Account.id == bindparam("account")).with_for_update()
-_ITEMS = (
+_BYTES = Prepared(select((_HELD_BYTES.scalar_subquery() + _COMING_BYTES.scalar_subquery()).label("bytes")))
+_ACCOUNT = Prepared(select(Account.closed_at).where(Account.id == bindparam("account")).with_for_update())
+_ITEMS = Prepared(
     select(Item.id, Item.content_key)
     .where(
         Item.account_id == bindparam("account"), col(Item.content_key).in_(bindparam("keys", expanding=True)),
@@ -108,10 +107,12 @@ _ITEMS = (
     .order_by(col(Item.created_at), Item.id)
 )  # fmt: skip
 _OBJECTS = select(Item.object_key).where(col(Item.object_key).in_(bindparam("keys", expanding=True)))
-_STUDIES = select(Study.id, Study.group_key).where(
-    Study.account_id == bindparam("account"), col(Study.group_key).in_(bindparam("keys", expanding=True))
+_STUDIES = Prepared(
+    select(Study.id, Study.group_key).where(
+        Study.account_id == bindparam("account"), col(Study.group_key).in_(bindparam("keys", expanding=True))
+    )
 )
-_STUDY_GREW = (
+_STUDY_GREW = Prepared(
     update(Study)
     .where(col(Study.id) == bindparam("study"))
     .values(
@@ -124,7 +125,7 @@ _STUDY_GREW = (
 def check_room(db: Session, settings: Settings, account_id: str, more_bytes: int) -> None:
     """Raises RecordFull if the record with its unfinished uploads and `more_bytes` passes its limit."""
     db.flush()
-    if db.connection().execute(_BYTES, {"account": account_id}).scalar_one() + more_bytes > settings.record_bytes_max:
+    if _BYTES.first(db, {"account": account_id}).bytes + more_bytes > settings.record_bytes_max:
         raise RecordFull()
 
 
@@ -147,7 +148,7 @@ def file_sealed(
     with parts.database.write() as db:
         for account_id in {file.account_id for file in files}:
             # One filing at a time per record: PostgreSQL would otherwise let two identical files or studies in.
-            account = db.connection().execute(_ACCOUNT, {"account": account_id}).first()
+            account = _ACCOUNT.first(db, {"account": account_id})
             if account is None or account.closed_at is not None:
                 raise NotFound("account")
         filed = _file_all(db, ready)
@@ -296,21 +297,21 @@ _Key = tuple[str, str]  # account id, keyed hash
 
 def _items_held(db: Session, ready: Sequence[_Ready]) -> dict[_Key, str]:
     """Ids of items with the content of one of these files, the oldest of each."""
-    return _ids(db.connection(), _ITEMS, {one.content for one in ready})
+    return _ids(db, _ITEMS, {one.content for one in ready})
 
 
 def _studies_held(db: Session, ready: Sequence[_Ready]) -> dict[_Key, str]:
     """Ids of the studies that these files belong to."""
-    return _ids(db.connection(), _STUDIES, {one.group for one in ready if one.group})
+    return _ids(db, _STUDIES, {one.group for one in ready if one.group})
 
 
-def _ids(connection: Connection, query: Select, wanted: set[_Key]) -> dict[_Key, str]:
+def _ids(db: Session, query: Prepared, wanted: set[_Key]) -> dict[_Key, str]:
     found: dict[_Key, str] = {}
     for account_id in {account_id for account_id, _ in wanted}:
         keys = sorted(key for owner, key in wanted if owner == account_id)
         for at in range(0, len(keys), _QUERY_ROWS):
             values = {"account": account_id, "keys": keys[at : at + _QUERY_ROWS]}
-            for row_id, key in connection.execute(query, values):
+            for row_id, key in query.rows(db, values):
                 found.setdefault((account_id, key), row_id)
     return found
 
@@ -345,31 +346,23 @@ def _file_all(db: Session, ready: Sequence[_Ready]) -> list[Filed]:
             grown.setdefault(item.study_id, []).append(item.plain_bytes)
         fresh.append(one)
         filed.append(Filed(item, duplicate=False))
-    connection = db.connection()
-    _insert(connection, Study, [_columns(study) for study in new_studies])  # rows that others point at come first
-    _insert(connection, Item, [_columns(one.item) for one in fresh])
-    _insert(connection, ItemReading, [one.reading for one in fresh if one.reading is not None])
-    _insert(connection, ItemIdentifier, [row for one in fresh for row in one.identifiers()])
+    _into(Study).run_each(db, [_columns(study) for study in new_studies])  # rows that others point at come first
+    _into(Item).run_each(db, [_columns(one.item) for one in fresh])
+    _into(ItemReading).run_each(db, [one.reading for one in fresh if one.reading is not None])
+    _into(ItemIdentifier).run_each(db, [row for one in fresh for row in one.identifiers()])
     for study_id, sizes in grown.items():
-        values = {"study": study_id, "items": len(sizes), "bytes": sum(sizes), "at": now()}
-        connection.execute(_STUDY_GREW, values)
+        _STUDY_GREW.run(db, {"study": study_id, "items": len(sizes), "bytes": sum(sizes), "at": now()})
     if again:
         duplicates.came_again(db, again)
         db.flush()
     return filed
 
 
-def _insert(connection: Connection, model: type, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Past the object mapper, which takes longer over a row than SQLite."""
-    if rows:
-        connection.execute(_into(model)[0], rows)
-
-
 def _columns(row: Any) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in _into(type(row))[1]}  # type: ignore[arg-type]
+    return {column.key: getattr(row, column.key) for column in row.__table__.columns}
 
 
 @functools.cache
-def _into(model: type) -> tuple[Insert, list[str]]:
-    table = model.__table__  # type: ignore[attr-defined]
-    return insert(table), [column.name for column in table.columns]
+def _into(model: type) -> Prepared:
+    """Past the object mapper, which takes longer over a row than SQLite."""
+    return Prepared(insert(model.__table__))  # type: ignore[attr-defined]

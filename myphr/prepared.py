@@ -1,0 +1,101 @@
+"""Statements made once for the driver, for what is asked with every image that comes.
+
+SQLAlchemy takes twenty times as long over a small statement as SQLite does, so there the text that it made goes to the
+driver at once, inside the unit of work of the session it is given. Elsewhere the way to the server takes longer than
+both, and SQLAlchemy does it all. Knows no table. Called by `state_tables`, `audit.trail`, `records`, `ingest`.
+"""
+
+import collections
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Select
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import Session
+
+
+class Prepared:
+    """One statement of columns, not of objects; its values go by the names of its `bindparam`s, those of an expanding
+    one as a list. What the session's objects hold must be flushed before. Raises what SQLAlchemy raises."""
+
+    def __init__(self, statement: Any) -> None:
+        self._statement = statement
+        self._made: dict[tuple[int, ...], _Made] = {}  # by the lengths of the lists, as each has a text of its own
+
+    def rows(self, db: Session, values: Mapping[str, Any]) -> Sequence[Any]:
+        """What it finds; columns by place and by name."""
+        connection = db.connection()
+        if connection.dialect.name != "sqlite":
+            return connection.execute(self._statement, values).all()
+        made = self._made_for(connection, values)
+        return made.rows(made.execute(connection, values))
+
+    def first(self, db: Session, values: Mapping[str, Any]) -> Any:
+        """The first row, or None."""
+        return next(iter(self.rows(db, values)), None)
+
+    def run(self, db: Session, values: Mapping[str, Any]) -> int:
+        """How many rows it changed."""
+        connection = db.connection()
+        if connection.dialect.name != "sqlite":
+            return connection.execute(self._statement, values).rowcount
+        return self._made_for(connection, values).execute(connection, values).rowcount
+
+    def run_each(self, db: Session, several: Sequence[Mapping[str, Any]]) -> None:
+        """`run` for each of these values, of which there may be none."""
+        connection = db.connection()
+        if connection.dialect.name == "sqlite":
+            for values in several:
+                self._made_for(connection, values).execute(connection, values)
+        elif several:
+            connection.execute(self._statement, several)
+
+    def _made_for(self, connection: Connection, values: Mapping[str, Any]) -> "_Made":
+        lengths = tuple(len(value) for value in values.values() if isinstance(value, list))
+        made = self._made.get(lengths)
+        if made is None:
+            made = self._made[lengths] = _Made(self._statement, connection, values)
+        return made
+
+
+class _Made:
+    """The text for SQLite, and what its values and its rows pass through."""
+
+    def __init__(self, statement: Any, connection: Connection, values: Mapping[str, Any]) -> None:
+        dialect = connection.dialect
+        compiled = statement.compile(dialect=dialect)
+        state = compiled.construct_expanded_state(values)
+        self._text = state.statement
+        self._lists = {name: state.parameter_expansion[name] for name in values if name in state.parameter_expansion}
+        own = set(values) | {one for names in self._lists.values() for one in names}
+        self._constants = {name: value for name, value in state.parameters.items() if name not in own}
+        processes = {
+            name: bind.type.dialect_impl(dialect).bind_processor(dialect) for bind, name in compiled.bind_names.items()
+        } | state.processors
+        self._places = [(name, processes.get(name)) for name in state.positiontup]
+        self._error = dialect.dbapi.Error  # type: ignore[union-attr]
+        columns = list(statement.selected_columns) if isinstance(statement, Select) else []
+        self._row: Any = collections.namedtuple("Row", [column.name for column in columns], rename=True)  # type: ignore[misc]
+        of_columns = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
+        self._to_process = [(place, process) for place, process in enumerate(of_columns) if process is not None]
+
+    def execute(self, connection: Connection, values: Mapping[str, Any]) -> Any:
+        """The driver's cursor."""
+        named = self._constants | dict(values)
+        for name, places in self._lists.items():
+            named.update(zip(places, values[name], strict=True))
+        given = [process(named[name]) if process else named[name] for name, process in self._places]
+        try:
+            return connection.connection.driver_connection.execute(self._text, given)  # type: ignore[union-attr]
+        except self._error as error:
+            raise DBAPIError.instance(self._text, None, error, self._error, hide_parameters=True) from error
+
+    def rows(self, cursor: Any) -> list[Any]:
+        found = []
+        for row in cursor.fetchall():
+            if self._to_process:
+                row = list(row)
+                for place, process in self._to_process:
+                    row[place] = process(row[place])
+            found.append(self._row._make(row))
+        return found
