@@ -1,8 +1,9 @@
 """Statements made once for the driver, for what is asked with every image that comes.
 
 SQLAlchemy takes twenty times as long over a small statement as SQLite does, so there the text that it made goes to the
-driver at once, inside the unit of work of the session it is given. Elsewhere the way to the server takes longer than
-both, and SQLAlchemy does it all. Knows no table. Called by `state_tables`, `audit.trail`, `records`, `ingest`.
+driver at once, inside the unit of work of the connection it is given (a session's is `db.connection()`). Elsewhere the
+way to the server takes longer than both, and SQLAlchemy does it all. Knows no table. Called by `state_tables`,
+`audit.trail`, `records`, `ingest`.
 """
 
 import collections
@@ -11,7 +12,6 @@ from typing import Any
 
 from sqlalchemy import Connection, Select
 from sqlalchemy.exc import DBAPIError
-from sqlmodel import Session
 
 
 class Prepared:
@@ -22,28 +22,25 @@ class Prepared:
         self._statement = statement
         self._made: dict[tuple[int, ...], _Made] = {}  # by the lengths of the lists, as each has a text of its own
 
-    def rows(self, db: Session, values: Mapping[str, Any]) -> Sequence[Any]:
+    def rows(self, connection: Connection, values: Mapping[str, Any]) -> Sequence[Any]:
         """What it finds; columns by place and by name."""
-        connection = db.connection()
         if connection.dialect.name != "sqlite":
             return connection.execute(self._statement, values).all()
         made = self._made_for(connection, values)
         return made.rows(made.execute(connection, values))
 
-    def first(self, db: Session, values: Mapping[str, Any]) -> Any:
+    def first(self, connection: Connection, values: Mapping[str, Any]) -> Any:
         """The first row, or None."""
-        return next(iter(self.rows(db, values)), None)
+        return next(iter(self.rows(connection, values)), None)
 
-    def run(self, db: Session, values: Mapping[str, Any]) -> int:
+    def run(self, connection: Connection, values: Mapping[str, Any]) -> int:
         """How many rows it changed."""
-        connection = db.connection()
         if connection.dialect.name != "sqlite":
             return connection.execute(self._statement, values).rowcount
         return self._made_for(connection, values).execute(connection, values).rowcount
 
-    def run_each(self, db: Session, several: Sequence[Mapping[str, Any]]) -> None:
+    def run_each(self, connection: Connection, several: Sequence[Mapping[str, Any]]) -> None:
         """`run` for each of these values, of which there may be none."""
-        connection = db.connection()
         if connection.dialect.name == "sqlite":
             for values in several:
                 self._made_for(connection, values).execute(connection, values)

@@ -87,7 +87,7 @@ class StateTable:
         if only_if:
             moved = db.connection().execute(_one_move(self.model, changes).where(*only_if), values).rowcount
         else:
-            moved = _made_move(self.model, tuple(changes)).run(db, values)
+            moved = _made_move(self.model, tuple(changes)).run(db.connection(), values)
         if moved != 1:
             raise StateConflict(f"{self.name} {row_id}: {event} came too late in {state}")
         return changes

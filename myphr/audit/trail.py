@@ -107,7 +107,7 @@ def _write_waiting(db: Session) -> None:
         }  # fmt: skip
         head = Head(head.number + 1, _hash_of(row))
         rows.append(row | {"hash": head.hash})
-    _ADD.run_each(db, rows)
+    _ADD.run_each(db.connection(), rows)
 
 
 @sqlalchemy_event.listens_for(Session, "after_soft_rollback")
@@ -116,7 +116,7 @@ def _forget_waiting(db: Session, previous_transaction: SessionTransaction) -> No
 
 
 def _head(db: Session) -> Head:
-    newest = _NEWEST.first(db, {})
+    newest = _NEWEST.first(db.connection(), {})
     return Head(*newest) if newest else Head(0, FIRST_PREVIOUS_HASH)
 
 

@@ -260,7 +260,7 @@ def count(parts: RecordParts, drop_off_id: str, db: Session, filed: Filed, size:
     A file that this drop-off sent before counts once; one that the record had from elsewhere counts, else the sender
     could learn from the count that it was there. Raises DropOffClosed, DropOffFull, RecordFull."""
     count_one(db, drop_off_id, filed, size)
-    check_room(db, parts.settings, filed.item.account_id, 0)
+    check_room(db, parts.settings, filed.columns["account_id"], 0)
 
 
 _TABLE = DropOff.__table__  # type: ignore[attr-defined]
@@ -275,12 +275,12 @@ _COUNTED = Prepared(
 
 def count_one(db: Session, drop_off_id: str, filed: Filed, size: int) -> None:
     """As `count`, without a look at the record's room: who files many looks once. Raises DropOffClosed, DropOffFull."""
-    row = _COUNTED.first(db, {"drop_off": drop_off_id})
+    row = _COUNTED.first(db.connection(), {"drop_off": drop_off_id})
     if row is None or row.state not in LIVE or row.expires_at <= now():
         raise DropOffClosed()
     if row.state == "full":
         raise DropOffFull()
-    if filed.duplicate and (filed.item.source, filed.item.source_id) == (SOURCE, row.id):
+    if filed.duplicate and (filed.columns["source"], filed.columns["source_id"]) == (SOURCE, row.id):
         return
     if row.bytes_count + size > row.bytes_max:
         raise DropOffFull()
@@ -291,7 +291,7 @@ def count_one(db: Session, drop_off_id: str, filed: Filed, size: int) -> None:
     )  # fmt: skip
     sender = Actor("provider", row.id)
     trail.record(
-        db, "drop-off-received", account_id=row.account_id, actor=sender, drop_off=row.id, item=filed.item.id,
+        db, "drop-off-received", account_id=row.account_id, actor=sender, drop_off=row.id, item=filed.item_id,
         bytes=size,
     )  # fmt: skip
     if last:

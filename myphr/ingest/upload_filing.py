@@ -110,7 +110,7 @@ class UploadFiling:
         if self._sender is None:
             trail.record(
                 db, "item-uploaded", account_id=file.account_id, actor=Actor("patient", file.account_id),
-                item=filed.item.id, bytes=file.plain_bytes,
+                item=filed.item_id, bytes=file.plain_bytes,
             )  # fmt: skip
-        if filed.item.format in archives.FORMATS:
+        if filed.columns["format"] in archives.FORMATS:
             task_ids.append(archives.ask(db, self.parts.keys.worker.public, filed.item, file.dek))

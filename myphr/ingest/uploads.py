@@ -151,7 +151,7 @@ class Uploads:
 
     def all_there(self, filed: Filed, total: int) -> Progress:
         """What the client is told of a file that came whole with its creation."""
-        return Progress(new_id(), total, total, self._expiry(), filed.item.id, filed.duplicate)
+        return Progress(new_id(), total, total, self._expiry(), filed.item_id, filed.duplicate)
 
     def progress(self, account_id: str, upload_id: str, token: str) -> Progress:
         """How far it is; asks a request that still writes to let go, and ends what was complete but not filed.
@@ -337,7 +337,7 @@ class Uploads:
             if current is None or current.state == "finished":
                 return False  # noted already
             _move(current, "filed")
-            current.item_id, current.wrapped_dek, current.sealed_metadata = filed[0].item.id, None, b""
+            current.item_id, current.wrapped_dek, current.sealed_metadata = filed[0].item_id, None, b""
             current.expires_at = now() + FINISHED_KEPT
             db.add(current)
             return True
@@ -348,7 +348,7 @@ class Uploads:
             self._discard(row.id, key)
             raise
         self._lock(row.id).remove()
-        return Progress(row.id, row.total_bytes, row.total_bytes, row.expires_at, filed.item.id, filed.duplicate)
+        return Progress(row.id, row.total_bytes, row.total_bytes, row.expires_at, filed.item_id, filed.duplicate)
 
     def _facts(self, row: Upload, dek: bytes, key: str) -> tuple[Facts, bytes]:
         """(what it is, SHA-256) of the stored file. Reads it whole only if this process did not see all of it."""

@@ -63,15 +63,16 @@ def identifier_key(index_key: bytes, account_id: str, kind: str, value: str) -> 
     return hmac.digest(index_key, b"|".join((b"identifier", kind.encode(), account_id.encode(), text)), "sha256").hex()
 
 
-def identifier(index_key: bytes, item: Item, kind: str, value: str) -> dict[str, str]:
+def identifier(index_key: bytes, account_id: str, item_id: str, kind: str, value: str) -> dict[str, str]:
     """The columns of `ItemIdentifier` for one identifier of an item that is just being filed."""
-    key = identifier_key(index_key, item.account_id, kind, value)
-    return {"item_id": item.id, "account_id": item.account_id, "kind": kind, "key": key}
+    key = identifier_key(index_key, account_id, kind, value)
+    return {"item_id": item_id, "account_id": account_id, "kind": kind, "key": key}
 
 
 def note_identifiers(db: Session, item: Item, index_key: bytes, kind: str, values: Iterable[str]) -> None:
     """Keep what the item calls itself, or the entries in it. Noting the same again changes nothing."""
-    rows = {row["key"]: row for row in (identifier(index_key, item, kind, value) for value in values)}
+    found = (identifier(index_key, item.account_id, item.id, kind, value) for value in values)
+    rows = {row["key"]: row for row in found}
     if not rows:
         return
     known = set(
@@ -126,22 +127,22 @@ def arrival(
     )  # fmt: skip
 
 
-def came_again(db: Session, arrived: Sequence[tuple[Item, Arrival]]) -> None:
-    """Note, in the commit that did not add them, that these items' bytes came once more."""
-    wanted = sorted({item.id for item, _ in arrived})
+def came_again(db: Session, arrived: Sequence[tuple[str, Arrival]]) -> None:
+    """Note, in the commit that did not add them, that the bytes of these items (by id) came once more."""
+    wanted = sorted({item_id for item_id, _ in arrived})
     noted: dict[str, list[ItemRepeat]] = {item_id: [] for item_id in wanted}
     for at in range(0, len(wanted), 500):
         query = select(ItemRepeat).where(col(ItemRepeat.item_id).in_(wanted[at : at + 500]))
         for known in db.exec(query.order_by(col(ItemRepeat.created_at), ItemRepeat.id)):
             noted[known.item_id].append(known)
-    for item, one in arrived:
-        rows = noted[item.id]
+    for item_id, one in arrived:
+        rows = noted[item_id]
         row = next((row for row in rows if row.place_key == one.place_key), None)
         if row is None and len(rows) >= REPEATS_MAX:
             row = rows[-1]
         if row is None:
             row = ItemRepeat(
-                id=one.row_id, item_id=item.id, account_id=item.account_id, place_key=one.place_key,
+                id=one.row_id, item_id=item_id, account_id=one.account_id, place_key=one.place_key,
                 sealed_note=one.sealed_note, source=one.source, source_id=one.source_id,
             )  # fmt: skip
             rows.append(row)

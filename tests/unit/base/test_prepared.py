@@ -47,15 +47,15 @@ def test_rows_are_stored_as_sqlalchemy_stores_them(database: Database) -> None:
     wanted = as_stored(database)
     with database.write() as db:
         db.connection().execute(TABLE.delete())
-        ADD.run_each(db, ROWS)
-        ADD.run_each(db, [])
+        ADD.run_each(db.connection(), ROWS)
+        ADD.run_each(db.connection(), [])
     assert as_stored(database) == wanted and len(wanted) == 3
 
 
 def test_rows_are_found_as_sqlalchemy_finds_them(database: Database) -> None:
     with database.write() as db:
-        ADD.run_each(db, ROWS)
-        found, wanted = Prepared(ALL).rows(db, {}), db.connection().execute(ALL).all()
+        ADD.run_each(db.connection(), ROWS)
+        found, wanted = Prepared(ALL).rows(db.connection(), {}), db.connection().execute(ALL).all()
     assert [tuple(row) for row in found] == [tuple(row) for row in wanted]
     assert [found[0].id, found[0].at, found[0].open, found[0].sealed] == ["a", WHOLE, True, b"\x00\xff"]
 
@@ -67,10 +67,10 @@ def test_lists_of_any_length_and_the_statements_own_values(database: Database) -
         .order_by(TABLE.c.id)
     )
     with database.write() as db:
-        ADD.run_each(db, ROWS)
+        ADD.run_each(db.connection(), ROWS)
         for ids in (["a"], [], ["c", "b", "a"], ["x", "a"], ["b"]):
-            assert [row.id for row in some.rows(db, {"ids": ids})] == [one for one in ("a",) if one in ids]
-        assert some.first(db, {"ids": ["b"]}) is None
+            assert [row.id for row in some.rows(db.connection(), {"ids": ids})] == [one for one in ("a",) if one in ids]
+        assert some.first(db.connection(), {"ids": ["b"]}) is None
 
 
 def test_an_update_says_how_many_rows_it_changed_and_compares_times(database: Database) -> None:
@@ -79,27 +79,27 @@ def test_an_update_says_how_many_rows_it_changed_and_compares_times(database: Da
     )
     moment = WHOLE + dt.timedelta(days=1)
     with database.write() as db:
-        ADD.run_each(db, ROWS)
-        assert [later.run(db, {"then": WHOLE, "moment": moment}) for _ in range(2)] == [1, 0]
+        ADD.run_each(db.connection(), ROWS)
+        assert [later.run(db.connection(), {"then": WHOLE, "moment": moment}) for _ in range(2)] == [1, 0]
         assert tuple(db.connection().execute(select(TABLE.c.at, TABLE.c.count)).first()) == (moment, 2**40 + 1)
 
 
 def test_it_belongs_to_the_unit_of_work(database: Database) -> None:
     with pytest.raises(ZeroDivisionError), database.write() as db:
-        ADD.run_each(db, ROWS)
+        ADD.run_each(db.connection(), ROWS)
         raise ZeroDivisionError
     assert as_stored(database) == []
 
 
 def test_errors_are_sqlalchemys_and_quote_no_values(database: Database) -> None:
     with pytest.raises(IntegrityError) as told, database.write() as db:
-        ADD.run_each(db, [ROWS[0], ROWS[0] | {"sealed": b"secret-marker"}])
+        ADD.run_each(db.connection(), [ROWS[0], ROWS[0] | {"sealed": b"secret-marker"}])
     assert "secret-marker" not in str(told.value)
     with pytest.raises(OperationalError), database.read() as db:
         db.connection().exec_driver_sql("DROP TABLE thing")
-        Prepared(ALL).rows(db, {})
+        Prepared(ALL).rows(db.connection(), {})
 
 
 def test_a_value_that_was_left_out_is_an_error(database: Database) -> None:
     with pytest.raises(KeyError), database.write() as db:
-        ADD.run_each(db, [{"id": "a"}])
+        ADD.run_each(db.connection(), [{"id": "a"}])
