@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from sqlalchemy import Engine, event
 from sqlmodel import Session, SQLModel, create_engine
 
+from myphr.prepared import to_driver
+
 
 def new_id() -> str:
     """A fresh random id (UUID v4, canonical lower case)."""
@@ -103,7 +105,7 @@ def _configure_sqlite(connection, _record) -> None:
 
 def _begin_sqlite(connection) -> None:
     immediate = connection.get_execution_options().get("myphr_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+    to_driver(connection, "BEGIN IMMEDIATE" if immediate else "BEGIN", ())
 
 
 def import_models() -> None:

@@ -2,16 +2,26 @@
 
 SQLAlchemy takes twenty times as long over a small statement as SQLite does, so there the text that it made goes to the
 driver at once, inside the unit of work of the connection it is given (a session's is `db.connection()`). Elsewhere the
-way to the server takes longer than both, and SQLAlchemy does it all. Knows no table. Called by `state_tables`,
-`audit.trail`, `records`, `ingest`.
+way to the server takes longer than both, and SQLAlchemy does it all. Knows no table. Called by `database`,
+`state_tables`, `audit.trail`, `records`, `ingest`.
 """
 
 import collections
+import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select
 from sqlalchemy.exc import DBAPIError
+
+
+def to_driver(connection: Connection, text: str, values: Sequence[Any]) -> tuple[list[Any], int]:
+    """What SQLite finds for this text, and how many rows it changed. Raises what SQLAlchemy raises, without values."""
+    try:
+        cursor = connection.connection.driver_connection.execute(text, values)  # type: ignore[union-attr]
+        return cursor.fetchall(), cursor.rowcount
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(text, None, error, sqlite3.Error, hide_parameters=True) from error
 
 
 class Prepared:
@@ -27,7 +37,7 @@ class Prepared:
         if connection.dialect.name != "sqlite":
             return connection.execute(self._statement, values).all()
         made = self._made_for(connection, values)
-        return made.rows(made.execute(connection, values))
+        return made.read(made.execute(connection, values)[0])
 
     def first(self, connection: Connection, values: Mapping[str, Any]) -> Any:
         """The first row, or None."""
@@ -37,7 +47,7 @@ class Prepared:
         """How many rows it changed."""
         if connection.dialect.name != "sqlite":
             return connection.execute(self._statement, values).rowcount
-        return self._made_for(connection, values).execute(connection, values).rowcount
+        return self._made_for(connection, values).execute(connection, values)[1]
 
     def run_each(self, connection: Connection, several: Sequence[Mapping[str, Any]]) -> None:
         """`run` for each of these values, of which there may be none."""
@@ -70,26 +80,23 @@ class _Made:
             name: bind.type.dialect_impl(dialect).bind_processor(dialect) for bind, name in compiled.bind_names.items()
         } | state.processors
         self._places = [(name, processes.get(name)) for name in state.positiontup]
-        self._error = dialect.dbapi.Error  # type: ignore[union-attr]
         columns = list(statement.selected_columns) if isinstance(statement, Select) else []
         self._row: Any = collections.namedtuple("Row", [column.name for column in columns], rename=True)  # type: ignore[misc]
         of_columns = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
         self._to_process = [(place, process) for place, process in enumerate(of_columns) if process is not None]
 
-    def execute(self, connection: Connection, values: Mapping[str, Any]) -> Any:
-        """The driver's cursor."""
+    def execute(self, connection: Connection, values: Mapping[str, Any]) -> tuple[list[Any], int]:
+        """As `to_driver`."""
         named = self._constants | dict(values)
         for name, places in self._lists.items():
             named.update(zip(places, values[name], strict=True))
         given = [process(named[name]) if process else named[name] for name, process in self._places]
-        try:
-            return connection.connection.driver_connection.execute(self._text, given)  # type: ignore[union-attr]
-        except self._error as error:
-            raise DBAPIError.instance(self._text, None, error, self._error, hide_parameters=True) from error
+        return to_driver(connection, self._text, given)
 
-    def rows(self, cursor: Any) -> list[Any]:
+    def read(self, rows: Sequence[Any]) -> list[Any]:
+        """The driver's rows as SQLAlchemy reads them."""
         found = []
-        for row in cursor.fetchall():
+        for row in rows:
             if self._to_process:
                 row = list(row)
                 for place, process in self._to_process:

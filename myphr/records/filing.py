@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, bindparam, func, insert, update
+from sqlalchemy import Connection, bindparam, func, insert, text, update
 from sqlmodel import Session, col, select
 
 from myphr.crypto import envelope
@@ -22,7 +22,7 @@ from myphr.prepared import Prepared
 from myphr.queue import JobQueue
 from myphr.records import duplicates, readings, summaries
 from myphr.records.facts import Facts
-from myphr.records.models import Item, ItemIdentifier, ItemReading, Study, Upload
+from myphr.records.models import HELD, Item, ItemIdentifier, ItemReading, Study, Upload
 from myphr.records.opening import content_key, dek_context, group_key, seal_details, seal_summary
 from myphr.records.store import ObjectStore
 from myphr.settings import Settings
@@ -100,7 +100,8 @@ def shown_name(text: str, most: int = NAME_CHARACTERS_MAX) -> str:
 
 
 _HELD_BYTES = select(func.coalesce(func.sum(Item.plain_bytes), 0)).where(
-    Item.account_id == bindparam("account"), Item.sealed_dek != b""
+    # In the words of its index, and with its second column too: SQLite would take another index otherwise.
+    Item.account_id == bindparam("account"), Item.plain_bytes >= 0, text(HELD),
 )
 _COMING_BYTES = select(func.coalesce(func.sum(Upload.total_bytes), 0)).where(
     Upload.account_id == bindparam("account"), col(Upload.state).in_(("receiving", "writing", "finishing"))

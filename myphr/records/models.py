@@ -2,7 +2,7 @@
 
 import datetime as dt
 
-from sqlalchemy import BigInteger, Index, UniqueConstraint
+from sqlalchemy import BigInteger, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from myphr.database import new_id, now
@@ -26,10 +26,17 @@ class Study(SQLModel, table=True):
     deleted_at: dt.datetime | None = None
 
 
+HELD = "length(sealed_dek) > 0"  # of an item whose bytes are there: its key goes with them
+
+
 class Item(SQLModel, table=True):
     """One file, kept byte-exact. Its bytes are the sealed container `object_key` in the object store."""
 
     __tablename__ = "item"
+    # The record's size is asked for with every file that comes: from the rows it took 9.5 ms at 10,000 items.
+    __table_args__ = (
+        Index("ix_item_room", "account_id", "plain_bytes", sqlite_where=text(HELD), postgresql_where=text(HELD)),
+    )
 
     id: str = Field(default_factory=new_id, primary_key=True)
     account_id: str = Field(foreign_key="account.id", index=True)

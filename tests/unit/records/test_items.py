@@ -1,5 +1,6 @@
 """Items: byte-exact, grouped into studies in plain words, told as duplicates, and gone for good when erased."""
 
+import dataclasses
 import datetime as dt
 import hashlib
 import random
@@ -10,9 +11,9 @@ from sqlmodel import select
 
 from myphr.audit.trail import SYSTEM, Actor
 from myphr.crypto import container
-from myphr.errors import ContainerError, EnvelopeError, NotFound
+from myphr.errors import ContainerError, EnvelopeError, NotFound, RecordFull
 from myphr.ingest import identify
-from myphr.records import items, manifest, removal, summaries, views
+from myphr.records import filing, items, manifest, removal, summaries, views
 from myphr.records.item_writer import BLOCK_BYTES, ItemWriter
 from myphr.records.models import Item, Study
 from tests import hostile
@@ -252,6 +253,24 @@ def test_only_objects_that_nobody_knows_are_swept(portal, patient):
     assert removal.sweep_orphans(portal.database, portal.store) == 0  # too young: its commit may be on the way
     assert removal.sweep_orphans(portal.database, portal.store, older_than_seconds=0) == 1
     assert list(portal.store.keys()) == [item.object_key]
+
+
+def test_room_is_told_from_its_index_and_counts_what_has_its_key(portal, patient):
+    """From the rows it would take longer with every file that is there, and it is asked for with each that comes."""
+    kept, gone = put(portal, patient, b"k" * 700), put(portal, patient, b"g" * 400)
+    asked = filing._BYTES._statement.params(account="x").compile(
+        portal.database.engine, compile_kwargs={"literal_binds": True}
+    )
+    with portal.database.read() as db:
+        plan = db.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}").all()
+    assert any("ix_item_room" in row.detail for row in plan)
+    items.remove_item(portal.database, kept.account_id, gone.id, Actor("patient", kept.account_id))
+    items.erase_removed(portal.database, portal.store)
+    settings = dataclasses.replace(portal.settings, record_bytes_max=1000)
+    with portal.database.write() as db:
+        filing.check_room(db, settings, kept.account_id, 300)
+        with pytest.raises(RecordFull):
+            filing.check_room(db, settings, kept.account_id, 301)
 
 
 def test_a_damaged_row_does_not_hide_the_record(portal, patient):
