@@ -4,7 +4,6 @@ A delivery is sealed to the owner while it streams and counted by its drop-off i
 revoked drop-off takes nothing that is still on its way. Called by the receiver and `stow`; knows no protocol.
 """
 
-import dataclasses
 import shutil
 import threading
 import time
@@ -48,14 +47,14 @@ class Delivery:
     def close_up(self, check: Callable[[Facts], None] | None = None) -> SealedFile:
         """Ends the container, which is not durable before `commit` and then in no record yet. `check` may refuse what
         the first bytes say it is, by a PortalError; nothing of it is left then."""
-        sealed = self._writer.close_up("")
+        sealed = self._writer.close_up(name_of)
         try:
             if check is not None:
                 check(sealed.facts)
         except PortalError:
             self.abort()
             raise
-        return dataclasses.replace(sealed, name=name_of(sealed.facts))
+        return sealed
 
     def commit(self) -> None:
         """Raises StoreFull; nothing of it is left then."""

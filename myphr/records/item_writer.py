@@ -5,12 +5,13 @@ jobs and the files gateway.
 """
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from myphr.crypto import container
 from myphr.database import new_id
 from myphr.errors import RecordFull
-from myphr.records.facts import Describe
+from myphr.records.facts import Describe, Facts
 from myphr.records.filing import RecordParts, SealedFile, file_sealed, object_key_of
 from myphr.records.models import Item
 from myphr.records.opening import id_bytes
@@ -94,13 +95,14 @@ class ItemWriter:
             self.abort()
             raise
 
-    def close_up(self, name: str, path: str = "") -> SealedFile:
-        """Ends the container; it is not durable before `commit`."""
+    def close_up(self, name: str | Callable[[Facts], str], path: str = "") -> SealedFile:
+        """Ends the container; it is not durable before `commit`. `name`: or what makes one of what the file says."""
         try:
             self._take(self._held[: self._filled], last=True)
         except BaseException:
             self.abort()
             raise
+        facts = self._describe(self._head)
         return SealedFile(
             item_id=self.item_id,
             account_id=self._account_id,
@@ -108,8 +110,8 @@ class ItemWriter:
             plain_bytes=self.plain_bytes,
             sha256=self._hash.digest(),
             dek=self._dek,
-            facts=self._describe(self._head),
-            name=name,
+            facts=facts,
+            name=name if isinstance(name, str) else name(facts),
             path=path,
             source=self._source,
             source_id=self._source_id,
