@@ -1,12 +1,12 @@
 """An index that tells how much a record holds, asked for with every file that comes
 
-Revision: 0026, after 0025
+Revision: 0025, after 0024
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = '0026'
+revision = '0025'
 down_revision = '0024'
 branch_labels = None
 depends_on = None
