@@ -2,8 +2,9 @@
 
 The same senders (storescu, dcmsend) send the same generated CT images, rounds interleaved in another order each,
 medians. TCP_NODELAY=1 for all of them: without it Debian's dcmtk and Orthanc wait 40 ms an object, which would flatter
-us. storescp and Orthanc neither seal nor wait for the disk; ours does both before it answers. Then one object of
-400 MB, for memory. Prints figures and ratios, asserts nothing. `python -m bench.receiving [images] [rounds]`.
+us. storescp and Orthanc neither seal nor wait for the disk; ours does both before it answers. What that alone costs in
+Python is measured beside them (`receiving_floor`). Then one object of 400 MB, for memory. Prints figures and ratios,
+asserts nothing. `python -m bench.receiving [images] [rounds]`.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from sqlmodel import delete
 
+from bench import receiving_floor
 from myphr.ingest import drop_offs
 from myphr.records.models import Item, ItemIdentifier, ItemReading, ItemRepeat, Study
 from tests import cast
@@ -180,6 +182,38 @@ def send(peer: Peer, images: Path, sender: str) -> tuple[float, float]:
     return took, peer.cpu_seconds() - cpu
 
 
+@dataclasses.dataclass
+class Floor:
+    """The process of `receiving_floor`, and the line to it."""
+
+    process: subprocess.Popen
+    line: socket.socket
+
+    def send(self, images: Path) -> float:
+        """CPU seconds that it took for all of them, each answered for before the next."""
+        before = psutil.Process(self.process.pid).cpu_times()
+        for path in sorted(images.iterdir()):
+            content = path.read_bytes()
+            self.line.sendall(len(content).to_bytes(receiving_floor.SIZE_BYTES, "big") + content)
+            if not self.line.recv(1):
+                raise RuntimeError("the floor gave way")
+        after = psutil.Process(self.process.pid).cpu_times()
+        return after.user + after.system - before.user - before.system
+
+
+def floor(folder: Path, running: contextlib.ExitStack) -> Floor:
+    (data := folder / "floor").mkdir()
+    process = subprocess.Popen([sys.executable, "-m", "bench.receiving_floor", str(data)], cwd=ROOT, env=ENVIRON,
+                               stdout=subprocess.PIPE, text=True)  # fmt: skip
+    running.callback(process.wait)
+    running.callback(process.kill)
+    assert process.stdout is not None
+    line = socket.create_connection(("127.0.0.1", int(process.stdout.readline())))
+    running.callback(line.close)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Floor(process, line)
+
+
 @contextlib.contextmanager
 def stage() -> Iterator[tuple[Path, str, contextlib.ExitStack]]:
     """A folder, a Redis of its own, and a stack of what must end."""
@@ -201,11 +235,13 @@ def main(count: int = 200, rounds: int = 3) -> None:
         peers = [ours(folder, redis_url, running), storescp(folder, running)]
         if shutil.which("Orthanc") or Path("/usr/sbin/Orthanc").exists():
             peers.append(orthanc(folder, running))
+        bare = floor(folder, running)
         images = folder / "images"
         make_images(images, count)
         size = sum(path.stat().st_size for path in images.iterdir())
         figures: dict[tuple[str, str], list[tuple[float, float]]] = {}
         idle = {peer.name: peer.memory("VmRSS") for peer in peers}
+        floors: list[float] = []
         order = random.Random(1)
         for number in range(rounds + 1):
             for sender in SENDERS:
@@ -217,6 +253,8 @@ def main(count: int = 200, rounds: int = 3) -> None:
                         figures.setdefault((peer.name, sender), []).append(took)
                     peer.clean()
                     os.sync()  # what one left to be written must not slow the next
+            floors.append(bare.send(images))
+            os.sync()
         load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
         print(f"{count} CT images, {size / 1e6:.0f} MB, median of {rounds} rounds, TCP_NODELAY=1; load {load}")
         print(f"{'':24}{'sender':>10}{'objects/s':>11}{'MB/s':>7}{'CPU ms/object':>15}{'idle':>7}{'peak MiB':>10}")
@@ -227,7 +265,10 @@ def main(count: int = 200, rounds: int = 3) -> None:
             peer = next(one for one in peers if one.name == name)
             print(f"{name:24}{sender:>10}{count / seconds:11.0f}{size / 1e6 / seconds:7.0f}{cpu[name, sender]:15.2f}"
                   f"{idle[name]:7.0f}{peer.memory('VmHWM'):10.0f}")  # fmt: skip
+        least = statistics.median(floors[1:]) / count * 1000
+        print(f"bare floor: read + hash + seal + fdatasync + one commit: {least:.2f} ms of CPU an image")
         for sender in SENDERS:
+            print(f"ours / bare floor, {sender}: {cpu[peers[0].name, sender] / least:.2f}")
             for peer in peers[1:]:
                 ratio = cpu[peer.name, sender] / max(cpu[peers[0].name, sender], 0.001)
                 print(f"objects per CPU second, ours / {peer.name}, {sender}: {ratio:.2f}")
