@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from flask import Flask
+from jinja2.bccache import Bucket, BytecodeCache
 
 from myphr.portal import Portal
 from myphr.web.application import create_app
@@ -11,9 +12,28 @@ from tests.cast import OPERATOR, PATIENT, STRANGER, Person, SignedIn
 from tests.web.page_client import PageClient
 
 
+class CompiledOnce(BytecodeCache):
+    """Page templates as compiled for the first application of this process, for those of all other tests."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        if bucket.key in self._kept:
+            bucket.bytecode_from_string(self._kept[bucket.key])
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._kept[bucket.key] = bucket.bytecode_to_string()
+
+
+COMPILED = CompiledOnce()
+
+
 @pytest.fixture
 def app(portal: Portal) -> Flask:
-    return create_app(portal)
+    app = create_app(portal)
+    app.jinja_env.bytecode_cache = COMPILED
+    return app
 
 
 @pytest.fixture
