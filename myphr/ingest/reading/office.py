@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from lxml import etree
 
-from myphr.ingest.reading import xml_tree
+from myphr.ingest.reading import safe_html, sheets, xml_tree
 from myphr.ingest.reading.content import Content, NotRead
 from myphr.ingest.reading.dates import iso
 from myphr.ingest.reading.text import first_line, told
@@ -52,8 +52,20 @@ def read(content: Content) -> Iterator[FullReading]:
     moment = iso(made) or iso(changed)
     later = iso(changed)
     text = _words(archive, content.format, names)
+    shown = None
+    if content.format == "xlsx" and (rows := sheets.rows_of(archive, _xml)):
+        shown = _table(rows)
+        text = text or "\n".join("\t".join(row) for row in rows)
     facts = (("Changed", later.words if later and moment and later.iso != moment.iso else ""),)
-    yield told(_KINDS[content.format], text, title or first_line(text), moment, author=author, facts=facts)
+    yield told(_KINDS[content.format], text, title or first_line(text), moment, author=author, facts=facts,
+               shown=shown)  # fmt: skip
+
+
+def _table(rows: list[list[str]]) -> str:
+    width = max(map(len, rows))
+    padded = [row + [""] * (width - len(row)) for row in rows]
+    more = f"<p>The first {sheets.ROWS_MAX} rows of the first sheet.</p>" if len(rows) == sheets.ROWS_MAX else ""
+    return safe_html.table(padded[0], padded[1:]) + more if len(rows) > 1 else safe_html.table([""] * width, padded)
 
 
 def _words(archive: zipfile.ZipFile, format_: str, names: list[str]) -> str:
@@ -62,7 +74,7 @@ def _words(archive: zipfile.ZipFile, format_: str, names: list[str]) -> str:
     if format_ in ("odt", "ods", "odp"):
         return _flat(_xml(archive, "content.xml"))
     if format_ == "xlsx":
-        return _flat(_xml(archive, "xl/sharedStrings.xml"))  # the texts of all cells; numbers alone find nothing
+        return _flat(_xml(archive, "xl/sharedStrings.xml"))  # the texts of all cells; the rows are in `sheets`
     slides = sorted(name for name in names if name.startswith("ppt/slides/slide"))[:SLIDES_MAX]
     return "\n\n".join(filter(None, (_flat(_xml(archive, name)) for name in slides)))
 

@@ -31,7 +31,7 @@ def warm_up() -> None:
 
 def read(content: Content) -> Iterator[FullReading]:
     try:
-        image = Image.open(io.BytesIO(content.data), formats=_PILLOW)
+        image: Image.Image = Image.open(io.BytesIO(content.data), formats=_PILLOW)
     except Image.DecompressionBombError:
         raise NotRead(_TOO_LARGE) from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, TypeError, EOFError):
@@ -40,6 +40,8 @@ def read(content: Content) -> Iterator[FullReading]:
     yield FullReading(words)
     if image.width * image.height > pictures.PIXELS_MAX:
         raise NotRead(_TOO_LARGE)
+    if image.format == "HEIF" and getattr(image, "is_animated", False):
+        image = image.copy()  # its plug-in decodes one of several pictures anew at each look, in the first size
     image.draft("RGB", (pictures.SIDE_PIXELS_MAX * 2, pictures.SIDE_PIXELS_MAX * 2))  # JPEG: decode small at once
     ImageOps.exif_transpose(image, in_place=True)  # or an upright one would be copied: 200 MB of 50 megapixels
     yield FullReading(words, pictures.jpeg_of(image))

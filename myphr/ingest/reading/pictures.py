@@ -42,6 +42,10 @@ def _flat(image: Image.Image) -> Image.Image:
         values = numpy.asarray(image, dtype="float32")
         low, high = float(values.min()), float(values.max())
         return Image.fromarray(((values - low) * (255 / ((high - low) or 1))).astype("uint8"))
+    if image.mode in ("La", "RGBa"):  # colours that are multiplied already
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.mode == "LAB":
+        return image.getchannel("L")  # without a profile there are no right colours
     if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
         over = image.convert("RGBA")
         paper = Image.new("RGB", over.size, "white")

@@ -22,6 +22,10 @@ ROWS_MAX = 40
 COLUMNS_MAX = 30
 SHOWN_CHARACTERS_MAX = 20_000
 _AMERICAN = re.compile(r"\b(\d\d)/(\d\d)/(\d{4})\b")
+_VETERANS = re.compile(r"\b(\d{1,2}) ([A-Z][a-z]{2})[a-z]* (\d{4})\b(?: @ (\d{4})\b)?")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_TITLE_IN_A_LINE = re.compile(r"^-{5,} ?([A-Z][^-\n]{2,60}?) ?-{5,} *$", re.MULTILINE)
+_TITLE_BETWEEN_LINES = re.compile(r"^-{5,}\s*\n+([^\n-][^\n]{2,60})\n+\s*-{5,}", re.MULTILINE)
 _RTF_TOKEN = re.compile(r"([{}])|\\'([0-9a-fA-F]{2})|\\([a-z]{1,32})(-?\d{1,10})? ?|\\([^a-z])|([^\\{}]+)")
 _RTF_SILENT = frozenset({"fonttbl", "colortbl", "stylesheet", "info", "pict", "header", "footer", "sp", "mmathPr"})
 _RTF_BREAKS = {"par": "\n", "line": "\n", "tab": "\t", "cell": "\t", "row": "\n", "sect": "\n", "page": "\n"}
@@ -85,15 +89,24 @@ def _plain(content: Content) -> FullReading:
 def _blue_button(content: Content) -> FullReading:
     """What American insurers and the VA hand out as text: names, sections between lines, dates month first."""
     text = decoded(content.data)
-    found = _AMERICAN.search(text[:4000])
-    moment = compact(f"{found.group(3)}{found.group(1)}{found.group(2)}") if found else None
+    moment = _handed_out(text[:4000])
     name = re.search(r"^\s*Name:\s*(.+)$", text[:20_000], re.MULTILINE | re.IGNORECASE)
     source = re.search(r"^\s*Source:\s*(.+)$", text[:20_000], re.MULTILINE | re.IGNORECASE)
-    sections = re.findall(r"^-{5,}\s*\n+([^\n-][^\n]{2,60})\n+\s*-{5,}", text.replace("\r", ""), re.MULTILINE)[:30]
+    plain = text.replace("\r", "")
+    sections = (_TITLE_IN_A_LINE.findall(plain) or _TITLE_BETWEEN_LINES.findall(plain))[:30]
     patient = re.split(r"\s{3,}|Date of Birth", name.group(1))[0] if name else ""
     facts = (("Sections", ", ".join(map(str.strip, sections))),)
     return told("Health record (Blue Button)", text, first_line(text), moment, patient=patient, facts=facts,
                 place=source.group(1) if source else "")  # fmt: skip
+
+
+def _handed_out(top: str) -> Moment | None:
+    """The first date: "03/16/2013" of insurers, "09 Sep 2013 @ 0602" of the VA."""
+    american, veterans = _AMERICAN.search(top), _VETERANS.search(top)
+    if veterans and veterans[2] in _MONTHS and (american is None or veterans.start() < american.start()):
+        month = _MONTHS.index(veterans[2]) + 1
+        return compact(f"{veterans[3]}{month:02}{int(veterans[1]):02}{veterans[4] or ''}")
+    return compact(f"{american[3]}{american[1]}{american[2]}") if american else None
 
 
 def _table(content: Content) -> FullReading:

@@ -333,6 +333,7 @@ def test_every_format_has_words_and_every_word_its_format() -> None:
         (b"\x10\0\x20\0" + bytes(200), "dicom"),
         (b"\t\0\x10\0\4\0\0\0four" + b"\x10\0\x10\0\2\0\0\0AB" * 2, "dicom"),
         (b"# Blue Button\n\nA library that reads Blue Button files.\n", "text-bluebutton"),
+        (b"sections = ('MY HEALTHEVET PERSONAL INFORMATION REPORT',)\n", "text-bluebutton"),
         (b"ID3\x04\0\0\0\0\0\0MPCKSH", "mp3"),
         (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "mp4"),
         (b"chr1\t100000\t6\t60\t61\nchr2\t90000\t101673\t60\t61\n", "bed"),

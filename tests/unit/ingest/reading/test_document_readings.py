@@ -13,7 +13,7 @@ import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from myphr.ingest.reading import FORMATS, child, hl7v2, kinds, safe_html, scp
+from myphr.ingest.reading import FORMATS, child, hl7v2, kinds, safe_html, scp, sheets
 from myphr.records import formats
 from tests.unit.ingest.reading.conftest import Read
 
@@ -89,6 +89,67 @@ def test_a_text_document_of_an_office_has_words_and_core_properties(read: Read):
     reading = read(docx, "docx").reading
     assert (reading.title, reading.author, reading.date) == ("A letter", "Dr Berger", "2024-08-26")
     assert "Dear Vera,\nall is well" in reading.text
+
+
+def test_a_workbook_shows_the_numbers_and_days_of_its_first_sheet(read: Read):
+    from tests.hostile import zip_of
+
+    xlsx = zip_of(
+        ("[Content_Types].xml", b"<Types/>"),
+        ("xl/workbook.xml", b'<w xmlns="m" xmlns:r="r"><sheets><sheet sheetId="1" r:id="rId7"/></sheets></w>'),
+        ("xl/_rels/workbook.xml.rels", b'<R xmlns="p"><Relationship Id="rId7" Target="worksheets/sheet9.xml"/></R>'),
+        ("xl/sharedStrings.xml",
+         b'<sst xmlns="m"><si><t>Day</t></si><si><r><t>Wei</t></r><r><t>ght</t></r></si></sst>'),
+        ("xl/styles.xml", b'<styleSheet xmlns="m"><numFmts><numFmt numFmtId="164" formatCode="[$-407]d. mmm yy;@"/>'
+                          b'<numFmt numFmtId="165" formatCode="0.0 &quot;days&quot;"/></numFmts>'
+                          b'<cellXfs><xf numFmtId="0"/>'
+                          b'<xf numFmtId="164"/><xf numFmtId="22"/><xf numFmtId="10"/><xf numFmtId="165"/></cellXfs>'
+                          b"</styleSheet>"),
+        ("xl/worksheets/sheet9.xml",
+         b'<worksheet xmlns="m"><sheetData>'
+         b'<row r="1"><c r="A1" t="s"><v>0</v></c><c r="B1" t="s"><v>1</v></c></row>'
+         b'<row r="2"><c r="A2" s="1"><v>46023</v></c><c r="B2"><v>70.5</v></c></row>'
+         b'<row r="3"><c r="A3" s="2"><v>46023.5</v></c><c r="B3" s="3"><v>0.25</v></c>'
+         b'<c r="D3" s="4"><v>3</v></c></row>'
+         b'<row r="4"><c r="A4" s="1"><v>1</v></c><c r="B4" t="inlineStr"><is><t>&lt;b&gt;light</t></is></c></row>'
+         b"</sheetData></worksheet>"),
+    )  # fmt: skip
+    full = read(xlsx, "xlsx")
+    table = BeautifulSoup(full.narrative or "", "html.parser")
+    rows = [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")]
+    assert rows == [["Day", "Weight", ""], ["2026-01-01", "70.5", ""], ["2026-01-01 12:00", "25 %", "3"],
+                    ["1900-01-01", "<b>light", ""]]  # fmt: skip
+    assert harmless(full.narrative)
+
+
+@pytest.mark.parametrize(("number", "since_1904", "shown"), [
+    (0.75, False, "18:00"), (59, False, "1900-02-28"), (61, False, "1900-03-01"), (44_561, True, "2026-01-01"),
+    (1e300, False, "1e+300"),
+])  # fmt: skip
+def test_days_of_a_workbook_are_counted_as_its_program_counts(number: float, since_1904: bool, shown: str):
+    assert sheets._day(number, since_1904) == shown
+
+
+def test_a_blue_button_file_names_its_day_and_its_sections(read: Read):
+    veterans = (
+        b"------------------ MY HEALTHEVET PERSONAL INFORMATION REPORT -------------------\r\n"
+        b"                    Produced by the VA Blue Button (v12.6)\r\n"
+        b"                               09 Sep 2013 @ 0602\r\n\r\nName: ONE, PATIENT\r\n"
+        b"------------------------------- VA DEMOGRAPHICS --------------------------------\r\n"
+        b"--------------------------------------------------------------------------------\r\nWater: 4\r\n"
+        b"--------------------------------------------------------------------------------\r\n"
+    )
+    insurer = (
+        b"--------------------------------\nMYMEDICARE.GOV PERSONAL HEALTH INFORMATION\n\n"
+        b"--------------------------------\n03/16/2013 5:10 AM\n\n--------------------------------\nDrugs\n\n"
+        b"--------------------------------\n"
+    )
+    for content, day, sections in (
+        (veterans, "2013-09-09", "MY HEALTHEVET PERSONAL INFORMATION REPORT, VA DEMOGRAPHICS"),
+        (insurer, "2013-03-16", "MYMEDICARE.GOV PERSONAL HEALTH INFORMATION, Drugs"),
+    ):
+        reading = read(content, "text-bluebutton").reading
+        assert (reading.date, dict(reading.facts)["Sections"]) == (day, sections)
 
 
 def test_markup_in_a_web_page_a_mail_and_a_table_is_only_text(read: Read):
@@ -381,6 +442,40 @@ def test_a_photo_stands_upright_and_its_place_is_told_not_shown(read: Read):
 
 
 # -- the hostile ones -------------------------------------------------------------------------------
+# Two grey pictures of 1024 by 64 and 32 by 48 pixels, made for this test (x265, by pillow-heif).
+TWO_PICTURES = base64.b64decode(
+    "AAAAHGZ0eXBoZWl4AAAAAG1pZjFoZWl4bWlhZgAAAiptZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAA"
+    "ADRpbG9jAAAAAERAAAIAAQAAAAACTgABAAAAAAAAACUAAgAAAAACcwABAAAAAAAAABIAAAA4aWluZgAAAAAAAgAAABVpbmZlAgAA"
+    "AAABAABodmMxAAAAABVpbmZlAgAAAAACAABodmMxAAAAAA5waXRtAAAAAAABAAABg2lwcnAAAAFcaXBjbwAAAHNodmNDAQQIAAAA"
+    "n/gAAAAAP/AA/Pz4+AAADwNgAAEAF0ABDAH//wQIAAADAJ/4AAADAAA/ugJAYQABACdCAQEECAAAAwCf+AAAAwAAP8AIAgQWW6kk"
+    "prmwIAAAAwMgAAADACFiAAEAB0QBwXKwIkAAAAATY29scm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAEAAAAAEAAAAAOcGl4aQAA"
+    "AAABCAAAAHBodmNDAQQIAAAAn/gAAAAAHvAA/Pz4+AAADwNgAAEAF0ABDAH//wQIAAADAJ/4AAADAAAeugJAYQABACVCAQEECAAA"
+    "AwCf+AAAAwAAHsCCBBZbq5Ka5sCAAAAMgAAAAwCEYgABAAZEAcFzwIkAAAAUaXNwZQAAAAAAAABAAAAAQAAAAChjbGFwAAAAIAAA"
+    "AAEAAAAwAAAAAf///+AAAAAC////8AAAAAIAAAAfaXBtYQAAAAAAAAACAAEEgQIDBAACBYUCBgSHAAAAP21kYXQAAAAhKAGuCDDx"
+    "KhT5bovBa4YQbB+iHF+aAAADAAADAAADAB6wAAAADigBrggw2x6V//ZTlIpY"
+)
+
+
+def test_a_photo_file_with_several_pictures_shows_its_first(read: Read):
+    full = read(TWO_PICTURES, "heif")
+    assert ("Pictures in it", "2") in full.reading.facts
+    assert full.preview is not None and Image.open(io.BytesIO(full.preview)).size == (512, 32)
+
+
+@pytest.mark.parametrize(("mode", "extra"), [("La", 2), ("LAB", None)])
+def test_a_scan_in_rare_colours_is_shown(read: Read, mode: str, extra: int | None):
+    """Associated alpha (TIFF 6.0, section 18) and CIE L*a*b* (section 23)."""
+    out = io.BytesIO()
+    image = Image.new("LA", (60, 40), (120, 255)) if mode == "La" else Image.new("LAB", (60, 40), (120, 0, 0))
+    image.save(out, "TIFF")
+    content = out.getvalue()
+    if extra:  # ExtraSamples (338): 1 is what is multiplied already, Pillow writes 2
+        content = content.replace(struct.pack("<HHII", 338, 3, 1, 2), struct.pack("<HHII", 338, 3, 1, 1))
+    assert Image.open(io.BytesIO(content)).mode == mode
+    full = read(content, "tiff")
+    assert full.preview is not None
+
+
 def test_every_hostile_file_costs_at_most_its_own_preview(read: Read):
     """Each within the limits of the child, and the next one is read as if nothing had been."""
     import time
