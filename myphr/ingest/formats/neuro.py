@@ -69,8 +69,10 @@ _META_LINE = re.compile(rb"[A-Za-z][A-Za-z0-9_]*[ \t]*=")
 
 def _metaimage(head: bytes) -> Identified | None:
     """MetaIO: lines `name = value`, in no demanded order but that ElementDataFile is last; an image has these two."""
+    if not _META_LINE.match(head):
+        return None
     named = {line.split(b"=", 1)[0].strip() for line in head[:4096].split(b"\n")[:60] if _META_LINE.match(line)}
-    fits = _META_LINE.match(head) and {b"NDims", b"DimSize"} <= named
+    fits = {b"NDims", b"DimSize"} <= named
     return Identified("metaimage", "application/x-metaimage", "metaimage") if fits else None
 
 

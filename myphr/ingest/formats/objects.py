@@ -12,6 +12,7 @@ from myphr.ingest.formats.elsewhere import Elsewhere
 PUID = "fmt/817"
 # A string that does not end takes the rest: tried again at each quote in it, it would take hours.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{},:]|[^\s"\[\]{},:]+', re.DOTALL)
+_BRACKET = re.compile(r'(?:[^"\[\]{}]+|"(?:[^"\\]|\\.)*+"?)*+([\[\]{}]|\Z)', re.DOTALL)  # with all before it
 _START = re.compile(r"\s*[\[{]\s*(?:[\]}]|[\[{\"]|-?\d|true|false|null)")
 _RESOURCE = re.compile(r"[A-Z][A-Za-z]{2,39}")
 _RESOURCE_INSIDE = re.compile(r'"resourceType"\s*:\s*"[A-Z][A-Za-z]{2,39}"')
@@ -58,10 +59,25 @@ def members(text: str) -> dict[str, str]:
             if value_next:
                 found.setdefault(name, sign[1:].removesuffix('"') if sign[0] == '"' else sign)
                 value_next = fresh = False
+                if name == "resourceType" and _RESOURCE.fullmatch(found[name]):
+                    _check_depth(text, token.end(), depth)
+                    return found  # nothing else is asked of a resource
             elif fresh and sign[0] == '"':
                 name = sign[1:].removesuffix('"')
                 fresh = False
     return found
+
+
+def _check_depth(text: str, at: int, depth: int) -> None:
+    """As far as the outermost bracket ends. Raises TooDeep."""
+    for bracket in _BRACKET.finditer(text, at):
+        if not bracket[1]:
+            return  # the head ends
+        depth += 1 if bracket[1] in "[{" else -1
+        if depth > DEPTH_MAX:
+            raise TooDeep
+        if depth <= 0:
+            return
 
 
 def _json(head: bytes) -> Identified | None:

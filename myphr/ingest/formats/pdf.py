@@ -29,8 +29,13 @@ def _in_postscript(head: bytes) -> Identified | None:
     return Identified("pdf", MEDIA_TYPE, "pdf-in-postscript", puid=_VERSIONS.get(found[1], "")) if found else None
 
 
+# Behind a line or behind bytes that are no text: programs and pages that name the header have it in quotes.
+_LATE = re.compile(rb"(?<![\x20-\x7e])%PDF-\d\.\d(?!\d)")
+
+
 def _late_header(head: bytes) -> Identified | None:
-    return _found(head, "pdf-late-header", "likely") if b"%PDF-" in head[:1024] else None
+    found = _LATE.search(head[:1024])
+    return _found(head[found.start() :], "pdf-late-header", "likely") if found else None
 
 
 RULES = (Rule("pdf", _header), Rule("pdf-in-postscript", _in_postscript))
