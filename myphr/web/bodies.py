@@ -60,8 +60,8 @@ class SocketBody:
         if ahead := self._unreader.take_buffered():  # what gunicorn read along with the headers
             got = min(want, len(ahead))
             buffer[:got] = ahead[:got]
-            # Always given back: gunicorn throws away what is left of a refused body (it does not pass on our
-            # "Connection: close"), and would take as many bytes of the next request instead.
+            # Always given back: gunicorn throws away what is left of a refused body, and would take as many bytes of
+            # the next request instead.
             self._unreader.unread(ahead[got:])
             self._reader.length -= got
             return got

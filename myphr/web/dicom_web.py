@@ -106,12 +106,10 @@ def _told(sentence: str, status: int) -> Response:
 
 def _last_word(response: Response) -> Response:
     """A sender that is still writing when the connection closes may never read the answer: what is left of a small
-    body is taken and thrown away first."""
+    body is taken and thrown away first. Behind more than that gunicorn closes."""
     most = DRAIN_BYTES_MAX if "grant" in g else STRANGERS_DRAIN_BYTES_MAX
     if bytes_left():
         body, buffer = body_of_request(), memoryview(bytearray(PIECE_BYTES))
         while bytes_left() and most > 0 and (got := body.receive(buffer)):
             most -= got
-    if bytes_left():  # the rest is not read: the connection cannot be used again
-        response.headers["Connection"] = "close"
     return response

@@ -37,7 +37,7 @@ from myphr.ingest.uploads import CHECKSUMS, Checksum, Progress, Uploads
 from myphr.ingest.whole_files import TOGETHER_BYTES_MAX, WHOLE_BYTES_MAX
 from myphr.records.filing import Filed
 from myphr.settings import Settings
-from myphr.web.bodies import body_of_request, bytes_left
+from myphr.web.bodies import body_of_request
 from myphr.web.login import this_login
 from myphr.web.policy import ANYONE, SIGNED_IN, policy
 
@@ -114,11 +114,9 @@ def make_blueprint(
 
     @blueprint.errorhandler(PortalError)
     def tell_error(error: PortalError) -> Response:
-        # The rest of the body may still be on its way: it is not read, so the connection cannot be used again.
+        # The rest of the body may still be on its way. gunicorn throws 64 KiB of it away, and closes where more comes.
         response = Response(error.message + "\n", error.status, mimetype="text/plain")
         response.headers["MyPHR-Error"] = error.code
-        if bytes_left():
-            response.headers["Connection"] = "close"
         return response
 
     @blueprint.route("", methods=["OPTIONS"], provide_automatic_options=False)
@@ -170,7 +168,7 @@ def make_blueprint(
         """Many small files in one request: see `ingest.whole_files`. The answer says of each what became of it."""
         uploads, owner = uploads_of_caller()
         if request.headers.get("Content-Type") != TOGETHER_TYPE:
-            return Response(f"The body must be {TOGETHER_TYPE}.\n", 415, {"Connection": "close"}, mimetype="text/plain")
+            return Response(f"The body must be {TOGETHER_TYPE}.\n", 415, mimetype="text/plain")
         body = body_of_request()
         if body.length is None or body.length > TOGETHER_BYTES_MAX:
             raise UploadTooLarge()
@@ -191,7 +189,7 @@ def make_blueprint(
         _check_address(upload_id, token)
         uploads, owner = uploads_of_caller()
         if request.headers.get("Content-Type") != BODY_TYPE:
-            return Response(f"The body must be {BODY_TYPE}.\n", 415, {"Connection": "close"}, mimetype="text/plain")
+            return Response(f"The body must be {BODY_TYPE}.\n", 415, mimetype="text/plain")
         offset = _number_header("Upload-Offset")
         with one_stream():
             return reply(uploads.append(owner, upload_id, token, offset, body_of_request(), _checksum()), 204)
@@ -234,8 +232,6 @@ def _reply(progress: Progress, status: int, location: str | None, *, tells_items
     if progress.item_id is not None and tells_items:
         response.headers["MyPHR-Item"] = progress.item_id
         response.headers["MyPHR-Duplicate"] = "yes" if progress.duplicate else "no"
-    if bytes_left():
-        response.headers["Connection"] = "close"
     return response
 
 

@@ -46,3 +46,22 @@ def test_what_follows_a_refused_body_is_the_next_request_from_its_first_byte(pat
         for _ in range(2):
             connection.sendall(NEXT)
             assert answer(connection).startswith(b"HTTP/1.1 204")
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_behind_a_refused_body_that_is_large_the_connection_closes(patient, server: Server, what: str) -> None:
+    """Requests that stand in its bytes are never read as such: one answer comes, and the end."""
+    body = NEXT * (8 * 1024**2 // len(NEXT))
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.settimeout(10)
+        received = b""
+        try:
+            connection.sendall(request(REFUSED[what], body, patient.account.id))
+        except OSError:
+            pass  # closed while we were sending
+        try:
+            while piece := connection.recv(65536):
+                received += piece
+        except ConnectionResetError:
+            pass
+    assert received.count(b"HTTP/1.1 ") <= 1 and b" 204 " not in received
