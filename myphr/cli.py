@@ -222,12 +222,12 @@ def _pacs(settings: Settings, arguments: argparse.Namespace) -> int:
     if arguments.action == "add":
         entry = servers.Entry(
             arguments.name, arguments.host, arguments.port, arguments.called_ae, arguments.calling_ae,
-            not arguments.plain, arguments.ca.read_text() if arguments.ca else "",
+            not arguments.plain, arguments.ca.read_text() if arguments.ca else "", arguments.move,
         )  # fmt: skip
         print(f"{servers.add(parts, operator, entry).id} answered, and is on the list")
     elif arguments.action == "list":
         for pacs in servers.offered(parts):
-            line = "TLS" if pacs.tls else "in clear"
+            line = ("TLS" if pacs.tls else "in clear") + (", C-MOVE" if pacs.moves else "")
             print(f"{pacs.id}  {pacs.called_ae}@{pacs.host}:{pacs.port} {line}, as {pacs.calling_ae}, "
                   f"{links.confirmed_count(parts, pacs.id)} connected: {pacs.name}")  # fmt: skip
     elif arguments.action == "echo":
@@ -276,6 +276,7 @@ def main(argv: list[str] | None = None) -> int:
                        ("called_ae", "its AE title")):  # fmt: skip
         added.add_argument(name, help=text)
     added.add_argument("--calling-ae", default="MYPHR", help="our AE title there (MYPHR)")
+    added.add_argument("--move", action="store_true", help="it sends to our receiver under that title (C-MOVE)")
     added.add_argument("--ca", type=Path, metavar="FILE", help="certificate of its authority, or its own (PEM)")
     added.add_argument("--plain", action="store_true", help="without TLS: this computer, or a VPN (MYPHR_PACS_PLAIN=1)")
     actions.add_parser("list", help="all, with their ids")

@@ -106,12 +106,13 @@ class Dcmqrscp:
 
     called = "ARCHIVE"
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, hosts: str = "") -> None:
+        """`hosts`: lines of the host table, for a C-MOVE."""
         (folder / "db").mkdir(parents=True)
         self.folder, self.port = folder, free_port()
         (folder / "config").write_text(
             f"NetworkTCPPort = {self.port}\nMaxPDUSize = 65536\nMaxAssociations = 16\n"
-            "HostTable BEGIN\nHostTable END\nVendorTable BEGIN\nVendorTable END\n"
+            f"HostTable BEGIN\n{hosts}HostTable END\nVendorTable BEGIN\nVendorTable END\n"
             f"AETable BEGIN\n{self.called} {folder / 'db'} RW (200, 1024mb) ANY\nAETable END\n"
         )
         self.log = folder / "log"

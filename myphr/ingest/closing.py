@@ -12,7 +12,7 @@ from myphr.ingest import drop_offs, uploads
 from myphr.ingest.fhir.models import FhirFetch
 from myphr.ingest.fhir.states import FETCH
 from myphr.ingest.models import DropOff
-from myphr.ingest.pacs import links
+from myphr.ingest.pacs import expectations, links
 from myphr.ingest.pacs.models import PacsFetch, PacsLink
 from myphr.ingest.pacs.states import PACS_FETCH, PACS_LINK
 from myphr.ingest.states import DROP_OFF
@@ -40,6 +40,7 @@ def destroy(db: Session, account_id: str) -> dict[str, int]:
         link.sealed_for_owner, link.patient_key, link.vouched = b"", None, None
         db.add(link)
     for look in db.exec(select(PacsFetch).where(PacsFetch.account_id == account_id)):
+        expectations.close_all(db, look.id)  # first, as its worker holds the two
         _move(lambda look=look: PACS_FETCH.move(db, look, "withdraw"))
         look.sealed_for_worker, look.sealed_list = None, None
         db.add(look)

@@ -1,7 +1,8 @@
 """One association as acceptor: a socket, one thread, and the bounds of both.
 
 - A PDU longer than a real one is refused before memory is asked for it; a peer that dribbles is cut off.
-- The drop-off whose AE title is called is asked at the door.
+- The drop-off whose AE title is called is asked at the door; before it, whether a PACS was asked to send something here
+  (C-MOVE), and then of each object by which fetch.
 - Each fragment of a C-STORE is handed on to be sealed while it comes; no other message with a data set is taken.
 - Whatever ends it, nothing half-received outlives it.
 One after the other: what a sender sends ahead waits in its own kernel, not in our memory. Called by `server`.
@@ -20,9 +21,11 @@ from myphr.ingest.dimse.line import ANNOUNCED_PDU_BYTES, PDU_SECONDS_MAX, Line
 from myphr.ingest.dimse.part10 import IMPLEMENTATION_NAME, IMPLEMENTATION_UID, head_of_file
 from myphr.ingest.dimse.upper_layer import Command, Malformed
 from myphr.ingest.drop_offs import Grant
+from myphr.ingest.pacs import arrivals
+from myphr.ingest.pacs.arrivals import Arrival, Expected
 from myphr.ingest.stow import Names
 from myphr.portal import Portal
-from myphr.receiver.incoming import Aborted, Incoming
+from myphr.receiver.incoming import SUCCESS, Aborted, Coming, Incoming
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,9 @@ class Association:
         self._socket = sock
         self._line = Line(sock)
         self._grant: Grant | None = None
+        self._titles: tuple[str, str] | None = None  # called and calling, of a PACS that was asked to send
+        self._expected: tuple[tuple[str, int], float, Expected] | None = None  # the last one, by whom and when found
+        self._refused = 0  # objects of that PACS
         self._asked_at = 0.0
         self._agreed: dict[int, str] = {}
         self._command = b""
@@ -83,13 +89,18 @@ class Association:
             self._socket.do_handshake()
 
     def _open(self) -> bool:
-        """Whether the association stands. Lets in who calls the AE title of a drop-off that takes files now."""
+        """Whether the association stands. Lets in who calls the AE title of a drop-off that takes files now, and a PACS
+        of which something is expected under the titles it says."""
         kind, body = self._line.read_pdu(LOGIN_SECONDS_MAX, LOGIN_SECONDS_MAX)
         if kind != upper_layer.ASSOCIATE_RQ:
             raise Malformed("no association request")
         request = upper_layer.request_of(bytes(body))
+        titles = request.called, request.calling.decode("ascii", "replace").strip(" \0")
         try:
-            self._grant = drop_offs.by_ae_title(self._parts, request.called)
+            if arrivals.is_awaited(self._parts, *titles):
+                self._titles = titles
+            else:
+                self._grant = drop_offs.by_ae_title(self._parts, request.called)
         except DropOffClosed:
             refusal = upper_layer.CALLED_AE_TITLE_NOT_RECOGNISED
         except DropOffFull:
@@ -150,17 +161,36 @@ class Association:
             status = incoming.finish()
             self._under_way = None
             self._line.send(upper_layer.answer_to(context, command, status))
+            if self._titles is not None and status != SUCCESS:
+                self._refused += 1
+                if self._refused > arrivals.REFUSED_MAX:
+                    raise Aborted("a PACS goes on sending what nobody asked for")
 
     def _incoming(self, command: Command, syntax: str) -> Incoming:
         names = Names(command.sop_class.decode("ascii", "replace"), command.sop_instance.decode("ascii", "replace"))
 
-        def begin() -> Delivery:
-            head = head_of_file(names.sop_class, names.instance, syntax)
-            delivery = Delivery(self._parts, self._grant_now(), self._filing)
-            delivery.write(head)
-            return delivery
+        def begin() -> Coming:
+            head = memoryview(head_of_file(names.sop_class, names.instance, syntax))
+            coming: Coming
+            if self._titles is None:
+                coming = Delivery(self._parts, self._grant_now(), self._filing)
+            else:
+                coming = Arrival(self._parts, self._expected_now(command, self._titles), names.instance)
+            coming.write(head)
+            return coming
 
-        return Incoming(begin, names, self._parts.settings.drop_off_object_bytes_max)
+        settings = self._parts.settings
+        if self._titles is None:
+            return Incoming(begin, names, settings.drop_off_object_bytes_max)
+        # A PDU more than the arrival takes: it is the one to say that the limit was passed.
+        return Incoming(begin, names, settings.pacs_object_bytes_max + ANNOUNCED_PDU_BYTES)
+
+    def _expected_now(self, command: Command, titles: tuple[str, str]) -> Expected:
+        """By which fetch this object was asked for. Raises OtherStudy."""
+        by, moment = (command.move_originator, command.move_message_id), time.monotonic()
+        if self._expected is None or self._expected[0] != by or moment - self._expected[1] > GRANT_SECONDS_MAX:
+            self._expected = by, moment, arrivals.find(self._parts, *titles, *by)
+        return self._expected[2]
 
     def _grant_now(self) -> Grant:
         """Raises as `drop_offs.by_token`."""

@@ -1,4 +1,4 @@
-"""One object of a C-STORE on its way into a sealed container. Knows the drop-off, not the protocol's bytes.
+"""One object of a C-STORE on its way into a sealed container. Knows neither whose it is nor the protocol's bytes.
 
 What goes wrong is kept until the object has ended, since only then can an answer say so; an object that passes its
 limit is not waited for. Called by `association`.
@@ -6,9 +6,9 @@ limit is not waited for. Called by `association`.
 
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from myphr.errors import DropOffFull, OtherStudy, PortalError, UploadTooLarge
-from myphr.ingest.deliveries import Delivery
 from myphr.ingest.stow import REASONS, Names, check_image, names_in
 from myphr.records.items import Facts
 
@@ -22,14 +22,22 @@ class Aborted(Exception):
     """The association must end now."""
 
 
+class Coming(Protocol):
+    """`deliveries.Delivery`, for a drop-off; `pacs.arrivals.Arrival`, for a fetch."""
+
+    def write(self, plaintext: memoryview, /) -> None: ...
+    def finish(self, check: Callable[[Facts], None], /) -> object: ...
+    def abort(self) -> None: ...
+
+
 class Incoming:
     """The data set of one C-STORE. `write`, then `finish`; or `close`."""
 
-    def __init__(self, begin: Callable[[], Delivery], names: Names, bytes_max: int) -> None:
+    def __init__(self, begin: Callable[[], Coming], names: Names, bytes_max: int) -> None:
         """`begin` may refuse, and is asked at once."""
         self._names = names
         self._bytes_left = bytes_max
-        self._delivery: Delivery | None = None
+        self._delivery: Coming | None = None
         self._failure = PROCESSING_FAILURE
         try:
             self._delivery = begin()

@@ -24,8 +24,8 @@ def _page(
     wrong = error or code_error
     return render_page(
         "pacs/servers.html", status=wrong.status if wrong else 200, error=error, code_error=code_error,
-        form=form or dict.fromkeys(FIELDS, "") | {"calling_ae": "MYPHR", "port": "2762", "tls": "yes"}, known=known,
-        linked={pacs.id: links.of_pacs(portal(), pacs.id) for pacs in known},
+        form=form or dict.fromkeys(FIELDS, "") | {"calling_ae": "MYPHR", "port": "2762", "tls": "yes", "moves": ""},
+        known=known, linked={pacs.id: links.of_pacs(portal(), pacs.id) for pacs in known},
     )  # fmt: skip
 
 
@@ -47,8 +47,8 @@ def mine() -> Response:
 @blueprint.post("")
 @policy(OPERATOR)
 def add() -> Response:
-    form = {name: request.form.get(name, "")[: servers.CA_CHARACTERS_MAX + 1] for name in (*FIELDS, "tls")}
-    entry = Entry(**{name: form[name] for name in FIELDS}, tls=form["tls"] == "yes")
+    form = {name: request.form.get(name, "")[: servers.CA_CHARACTERS_MAX + 1] for name in (*FIELDS, "tls", "moves")}
+    entry = Entry(**{name: form[name] for name in FIELDS}, tls=form["tls"] == "yes", moves=form["moves"] == "yes")
     try:
         pacs = servers.add(portal(), _actor(), entry)
     except (FormRefused, PacsRefused) as error:

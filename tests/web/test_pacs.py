@@ -318,6 +318,7 @@ FORM = {"name": "Knee Clinic", "host": "127.0.0.1", "port": "9", "called_ae": "A
     {"name": ""}, {"host": ""}, {"host": "a b"}, {"host": "http://x"}, {"host": "-x"}, {"port": ""}, {"port": "0"},
     {"port": "70000"}, {"port": "x"}, {"port": "\u0661"}, {"called_ae": ""}, {"called_ae": "x" * 17},
     {"called_ae": "A\\B"}, {"calling_ae": "Ä"}, {"host": "pacs.example"}, {"tls": "yes", "ca_pem": "nonsense"},
+    {"host": "pacs.example", "tls": "yes", "moves": "yes"},
 ])  # fmt: skip
 def test_an_entry_that_makes_no_sense_is_not_called(oda: PageClient, wrong: dict[str, str]) -> None:
     answer = oda.post("/operator/image-archives", FORM | wrong)

@@ -1,5 +1,5 @@
-"""What a requestor of an association says, and what it is answered: association (PS3.8, 9.3.2 to 9.3.4), C-ECHO, C-FIND
-and C-GET (PS3.7, 9.1 and 9.3; PS3.4, annex C), role selection (PS3.7, D.3.3.4).
+"""What a requestor of an association says, and what it is answered: association (PS3.8, 9.3.2 to 9.3.4), C-ECHO,
+C-FIND, C-GET and C-MOVE (PS3.7, 9.1 and 9.3; PS3.4, annex C), role selection (PS3.7, D.3.3.4).
 
 Bytes in, values out, and the other way round: no socket, clock or thread in it. Called by `ingest.pacs.requestor`.
 Why our own: docs/decisions/0217-fetching-from-pacs.md.
@@ -16,11 +16,14 @@ from myphr.ingest.dimse import upper_layer
 from myphr.ingest.dimse.upper_layer import CONTEXTS_MAX, Context, Malformed, element, item, number_in
 
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 IMPLICIT_LE, EXPLICIT_LE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
-C_GET_RQ, C_FIND_RQ = 0x0010, 0x0020
+C_GET_RQ, C_FIND_RQ, C_MOVE_RQ = 0x0010, 0x0020, 0x0021
 C_ANSWER = 0x8000  # of a request's field
 PENDING = frozenset({0xFF00, 0xFF01})
+DESTINATION_UNKNOWN = 0xA801  # of a C-MOVE (PS3.4, table C.4-2)
+_FIELDS = {STUDY_ROOT_FIND: C_FIND_RQ, STUDY_ROOT_GET: C_GET_RQ, STUDY_ROOT_MOVE: C_MOVE_RQ}
 _HAS_DATA_SET = 0x0001
 _PDU_BYTES_MAX = 16 * 1024  # of ours, if the other side would take more: what we send is small
 # Each in a context of its own, beside one for what is not compressed: of several encodings in one context the other
@@ -47,7 +50,7 @@ class Acceptance:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """The command of a response. What a C-GET counts in it is not believed: we count what came."""
+    """The command of a response. What a C-GET or C-MOVE counts in it is not believed: we count what came."""
 
     field: int
     message_id: int
@@ -130,10 +133,12 @@ def echo(context: int, message_id: int) -> bytes:
     return _command(context, upper_layer.VERIFICATION, upper_layer.C_ECHO_RQ, message_id, upper_layer.NO_DATA_SET)
 
 
-def question(context: int, service: str, message_id: int, identifier: bytes, pdu_bytes_max: int) -> bytes:
-    """A C-FIND-RQ or C-GET-RQ with its identifier, as P-DATA-TFs that the other side takes."""
-    field = C_FIND_RQ if service == STUDY_ROOT_FIND else C_GET_RQ
-    sent = _command(context, service, field, message_id, _HAS_DATA_SET)
+def question(
+    context: int, service: str, message_id: int, identifier: bytes, pdu_bytes_max: int, destination: str = ""
+) -> bytes:
+    """A C-FIND-RQ, C-GET-RQ or C-MOVE-RQ with its identifier, as P-DATA-TFs that the other side takes. `destination`:
+    the AE title to which a C-MOVE sends."""
+    sent = _command(context, service, _FIELDS[service], message_id, _HAS_DATA_SET, destination)
     size = min(pdu_bytes_max or _PDU_BYTES_MAX, _PDU_BYTES_MAX) - 6
     if size <= 0:
         raise Malformed("a PDU that has no room for a byte")
@@ -144,11 +149,15 @@ def question(context: int, service: str, message_id: int, identifier: bytes, pdu
     return sent
 
 
-def _command(context: int, service: str, field: int, message_id: int, data_set: int) -> bytes:
+def _command(
+    context: int, service: str, field: int, message_id: int, data_set: int, destination: str = ""
+) -> bytes:  # fmt: skip
     rest = (
         element(0x0002, service.encode()) + element(0x0100, struct.pack("<H", field))
         + element(0x0110, struct.pack("<H", message_id))
     )  # fmt: skip
+    if destination:
+        rest += element(0x0600, destination.encode("ascii").ljust(len(destination) + len(destination) % 2))
     if data_set != upper_layer.NO_DATA_SET:
         rest += element(0x0700, struct.pack("<H", 0))
     rest += element(0x0800, struct.pack("<H", data_set))
@@ -176,6 +185,11 @@ def elements_of(command: bytes) -> dict[int, bytes]:
     if len(command) < end:
         raise Malformed("a command that is cut off")
     return upper_layer.elements_of(command[:end])
+
+
+def is_failure(status: int) -> bool:
+    """Of a C-GET or C-MOVE as a whole (PS3.7, annex C.4); some objects that did not get through are a warning."""
+    return status >> 12 in (0xA, 0xC)
 
 
 def answer_of(found: Mapping[int, bytes]) -> Answer:

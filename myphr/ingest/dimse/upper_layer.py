@@ -60,6 +60,9 @@ class Command:
     sop_class: bytes
     sop_instance: bytes
     has_data_set: bool
+    # Of a C-STORE within somebody's C-MOVE (PS3.7, 9.1.1.1.7 and 9.1.1.1.8); "" and 0 otherwise, or if it is not said.
+    move_originator: str = ""
+    move_message_id: int = 0
 
 
 # -- reading --------------------------------------------------------------------------------------
@@ -143,6 +146,8 @@ def command_of(data: bytes) -> Command:
     return Command(
         number_in(found, 0x0100), number_in(found, 0x0110), found.get(0x0002, b"").rstrip(b"\0 "),
         found.get(0x1000, b"").rstrip(b"\0 "), number_in(found, 0x0800) != NO_DATA_SET,
+        found.get(0x1030, b"").decode("ascii", "replace").strip("\0 "),
+        number_in(found, 0x1031) if 0x1031 in found else 0,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from myphr.database import new_id
 from myphr.errors import EnvelopeError, FormRefused, NotFound
 from myphr.ingest.archives import IngestParts
 from myphr.ingest.fetch import rows
-from myphr.ingest.pacs import links
+from myphr.ingest.pacs import expectations, links
 from myphr.ingest.pacs import plan as plans
 from myphr.ingest.pacs.models import Pacs, PacsFetch, PacsLink
 from myphr.ingest.pacs.plan import Plan
@@ -154,6 +154,7 @@ def names(db: Session, login: Login, fetch_ids: Iterable[str]) -> dict[str, str]
 def sweep(parts: IngestParts) -> int:
     """Links and fetches. Safe to run twice. Returns how many fetches were changed or put back."""
     links.sweep(parts)
+    expectations.sweep(parts)
     return rows.sweep(parts, WAY)
 
 

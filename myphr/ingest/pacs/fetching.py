@@ -1,4 +1,5 @@
-"""The worker's part of a fetch from a PACS: what there is (C-FIND), and the images of what was chosen (C-GET).
+"""The worker's part of a fetch from a PACS: what there is (C-FIND), and the images of what was chosen: by C-GET on our
+own line, or by C-MOVE to our receiver, which files them as this fetch's `expectations` say.
 
 Images are sealed as they come and filed in groups, with the row's counts in the same commit (`ingest.fetch.runs`): what
 a run that is cut off had filed is let go when it comes again. What is believed of an image: see `study`. Called by
@@ -16,15 +17,16 @@ from myphr.ingest.archives import IngestParts
 from myphr.ingest.deliveries import name_of
 from myphr.ingest.dimse import asking
 from myphr.ingest.fetch import runs
-from myphr.ingest.pacs import looking
+from myphr.ingest.pacs import expectations, looking, servers
+from myphr.ingest.pacs.expectations import Wanted
 from myphr.ingest.pacs.looking import LEVEL, STUDY, Fetch, uid_in
-from myphr.ingest.pacs.models import PacsFetch
+from myphr.ingest.pacs.models import Pacs, PacsExpectation, PacsFetch
 from myphr.ingest.pacs.reasons import refused
 from myphr.ingest.pacs.requestor import Requestor
 from myphr.ingest.pacs.study import Announced, Study
 from myphr.ingest.pacs.way import FETCH_AGAIN, WAY
 from myphr.records import duplicates
-from myphr.records.filing import Filed, SealedFile
+from myphr.records.filing import Filed, SealedFile, ask_to_read
 from myphr.records.item_writer import ItemWriter
 
 SERIES_MAX = 2_000  # of one study
@@ -53,6 +55,11 @@ class _Fetching:
 
     def __init__(self, taken: Fetch) -> None:
         self._taken, self._plan, self._settings = taken, taken.plan, taken.parts.settings
+        self._pacs: Pacs = servers.one(taken.parts, taken.plan.pacs)
+        self._awaited: PacsExpectation | None = None  # while a C-MOVE is under way
+        self._moving: Requestor | None = None
+        self._folded_at = 0.0
+        self._came_now = 0  # images that it brought of the series under way
         self._ready: list[SealedFile] = []
         self._refused = 0  # since the last commit
         self._begun = self._ready_since = time.monotonic()
@@ -83,7 +90,7 @@ class _Fetching:
         for number in range(TRIES):
             try:
                 study = self._announced(uid)
-                self._get(study)
+                self._move(study) if self._pacs.moves else self._get(study)
             except PacsRefused as error:
                 self._file_ready()
                 if error.detail not in ("unreachable", "broke-off", "busy") or number == TRIES - 1:
@@ -91,10 +98,11 @@ class _Fetching:
                 self._pause(PAUSES_SECONDS[number])
             else:
                 self._plan.todo.pop(uid)
-                self._plan.series_asked = []
+                missing = max(0, len(study.waited_for) - self._plan.accounted)
+                self._plan.series_asked, self._plan.accounted = [], 0
                 row = self._taken.row
                 self._file_ready(
-                    studies_done=row.studies_done + 1, missing_count=row.missing_count + len(study.waited_for)
+                    studies_done=row.studies_done + 1, missing_count=row.missing_count + missing
                 )
                 return
 
@@ -126,7 +134,7 @@ class _Fetching:
         self._file_ready(files_total=self._taken.row.files_total + more)
         return Study(self, self._plan.patient, uid, images, here)
 
-    def _filed_before(self, images: dict[str, Announced]) -> set[str]:
+    def _filed_before(self, images: Mapping[str, Announced]) -> set[str]:
         """Those that an earlier run of this very fetch filed."""
         key, account_id = self._taken.parts.keys.index_key, self._taken.row.account_id
         keys = {duplicates.identifier_key(key, account_id, duplicates.DICOM_INSTANCE, one): one for one in images}
@@ -180,6 +188,60 @@ class _Fetching:
                         series = study.waited_for[one].series
                         line.get({LEVEL: "IMAGE", STUDY: study.uid, _SERIES: series, _INSTANCE: one}, study.take)
 
+    # -- sent to the receiver -----------------------------------------------------------------------
+    def _move(self, study: Study) -> None:
+        """Series by series, as above. The receiver files what comes; here it is counted."""
+        asked = self._plan.series_asked
+        series = [uid for uid in study.kinds_by_series() if uid not in asked]
+        if not series:
+            return
+        self._awaited = self._expect(study)
+        try:
+            with self._line([asking.STUDY_ROOT_MOVE]) as self._moving:
+                for uid in series:
+                    if not self._turn_is_over():
+                        keys = {LEVEL: "SERIES", STUDY: study.uid, _SERIES: uid}
+                        self._came_now = 0
+                        status = self._moving.move(keys, self._pacs.calling_ae, self._awaited.message_id)
+                        self._fold()
+                        if asking.is_failure(status) and not self._came_now:
+                            raise refused("said-no")
+                        asked.append(uid)
+        finally:
+            awaited, self._awaited, self._moving = self._awaited, None, None
+            with self._taken.parts.database.write() as db:
+                self._plan.accounted += expectations.close(db, awaited.id).accounted
+        study.note_here(self._filed_before(study.waited_for))
+        self._give_way(any(uid not in asked for uid in series))
+
+    def _expect(self, study: Study) -> PacsExpectation:
+        row, settings = self._taken.row, self._settings
+        self.room()
+        wanted = Wanted(
+            self._plan.patient, study.uid, study.waited_for.keys(),
+            files_max=settings.pacs_files_max - row.items_count - row.known_count,
+            bytes_max=settings.pacs_bytes_max - row.bytes_count, seconds=max(0.0, self._ends_at - time.monotonic()),
+        )  # fmt: skip
+        with self._taken.parts.database.write() as db:
+            return expectations.open_for(self._taken.parts, db, self._taken.current(db), self._pacs.id, wanted)
+
+    def _fold(self) -> None:
+        """What the receiver has counted goes into the row. Raises PacsRefused if it takes nothing more."""
+        self._folded_at = time.monotonic()
+        if self._awaited is None or not expectations.has_news(self._taken.parts, self._awaited.id):
+            return
+        if self._moving is not None:
+            self._moving.heard()
+        with self._taken.parts.database.write() as db:
+            came = expectations.fold(db, self._awaited.id)
+            self._taken.row = self._taken.current(db)
+        self._came_now += came.images
+        self._plan.accounted += came.accounted
+        if came.items:
+            ask_to_read(self._taken.parts, self._taken.row.account_id)
+        if came.stopped_by:
+            raise refused(came.stopped_by)
+
     # -- keeping ----------------------------------------------------------------------------------
     def room(self) -> int:
         settings, row, coming = self._settings, self._taken.row, sum(one.plain_bytes for one in self._ready)
@@ -208,6 +270,8 @@ class _Fetching:
         """Files what has waited long enough, and looks whether it is still wanted."""
         if self._ready and time.monotonic() - self._ready_since > TOGETHER_SECONDS:
             self._file_ready()
+        if self._awaited is not None and time.monotonic() - self._folded_at > TOGETHER_SECONDS:
+            self._fold()
         self._taken.tick()
 
     def _file_ready(self, **values: Any) -> None:

@@ -3,6 +3,7 @@ only sealed, and as a keyed hash while the link holds."""
 
 import datetime as dt
 
+from sqlalchemy import BigInteger, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from myphr.database import new_id, now
@@ -21,6 +22,7 @@ class Pacs(SQLModel, table=True):
     called_ae: str
     calling_ae: str
     tls: bool
+    moves: bool = False  # it sends to our receiver (C-MOVE) what it is asked for; else on our own line (C-GET)
     ca_pem: str = ""  # whom we believe about its certificate; "": the CAs of this computer
     created_at: dt.datetime = Field(default_factory=now)
     closed_at: dt.datetime | None = None
@@ -59,3 +61,32 @@ class PacsFetch(FetchRow, table=True):
     known_count: int = 0
     refused_count: int = 0  # came and were not what was asked, or answers about another patient
     missing_count: int = 0
+
+
+class PacsExpectation(SQLModel, table=True):
+    """Images of one study that a PACS was asked to send to our receiver (C-MOVE), while it does. Who and which they are
+    stands in keyed hashes: the receiver holds what comes against them. The counts are what came since the worker last
+    took them over into the fetch."""
+
+    __tablename__ = "pacs_expectation"
+    __table_args__ = (UniqueConstraint("pacs_id", "message_id"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    fetch_id: str = Field(foreign_key="pacs_fetch.id", unique=True)
+    pacs_id: str = Field(foreign_key="pacs.id", index=True)
+    message_id: int  # of the C-MOVE-RQ; the PACS repeats it in each C-STORE-RQ
+    number_hash: str
+    birth_date_hash: str
+    study_hash: str
+    announced: bytes  # 16 bytes of the keyed hash of each instance
+    files_left: int
+    bytes_left: int = Field(sa_type=BigInteger)
+    proof: str  # that a worker opened it: see `ingest.pacs.expectations`
+    items_count: int = 0
+    known_count: int = 0
+    refused_count: int = 0
+    wrong_count: int = 0  # of those refused: announced, but not what it was announced as
+    bytes_count: int = Field(default=0, sa_type=BigInteger)
+    refused_total: int = 0  # also those that were taken over
+    stopped_by: str | None = None  # the reason why nothing more is taken
+    expires_at: dt.datetime

@@ -61,13 +61,15 @@ def checked_patient(number: str, issuer: str, birth_date: str) -> Patient:
 class Plan:
     """What the worker knows of a fetch; sealed to it, gone at the end. `todo`: study UIDs, with how many images are
     expected in each (0: not known). `series_asked`: those of the study under way that a PACS has sent as far as it
-    could. `seconds_used`: of the time that a fetch may take, waiting for its turn not counted."""
+    could, and `accounted` the images of them that a C-MOVE brought and that are no items of this fetch: here already,
+    or refused. `seconds_used`: of the time that a fetch may take, waiting for its turn not counted."""
 
     pacs: str
     pacs_name: str = dataclasses.field(repr=False)
     patient: Patient
     todo: dict[str, int] = dataclasses.field(default_factory=dict, repr=False)
     series_asked: list[str] = dataclasses.field(default_factory=list, repr=False)
+    accounted: int = 0
     seconds_used: float = 0.0
 
     @property

@@ -12,6 +12,7 @@ REASONS: Mapping[str, str] = {
     "busy": "the practice's image archive has no time now. Try again later",
     "no-find": "the practice's image archive does not say what it has",
     "no-get": "the practice's image archive does not hand out images in the way that this portal asks",
+    "no-destination": "the practice's image archive does not know where to send them. Please tell who runs this portal",
     "too-slow": "the practice's image archive was too slow. Try again later",
     "broke-off": "the practice's image archive broke off. Try again later",
     "not-dicom": "the practice's image archive answered with something that we do not understand",

@@ -1,8 +1,8 @@
 """One association as requestor: a socket, and the bounds of everything that comes over it.
 
-C-ECHO, C-FIND and C-GET, one after the other. A C-GET's objects come on the same association (C-STORE sub-operations),
-fragment by fragment into a `Sink`; none is kept in memory here. Nothing that the other side says is logged or quoted.
-Called by `servers` (echo) and `fetching`.
+C-ECHO, C-FIND, C-GET and C-MOVE, one after the other. A C-GET's objects come on the same association (C-STORE
+sub-operations), fragment by fragment into a `Sink`; none is kept in memory here. Nothing that the other side says is
+logged or quoted. Called by `servers` (echo) and `fetching`.
 """
 
 import contextlib
@@ -76,6 +76,7 @@ class Requestor:
         self._pdu_bytes_max = 0
         self._values: Iterator[tuple[int, bool, bool, memoryview]] = iter(())
         self._message_id = 0
+        self._silent_since = time.monotonic()
 
     # -- the association ----------------------------------------------------------------------------
     def __enter__(self) -> "Requestor":
@@ -124,7 +125,7 @@ class Requestor:
                 self._context_of[one.abstract_syntax] = one.number
         for service in self._services:
             if service not in self._context_of:
-                raise refused("no-get" if service == asking.STUDY_ROOT_GET else "no-find")
+                raise refused("no-find" if service == asking.STUDY_ROOT_FIND else "no-get")
 
     def _say_goodbye(self, *, orderly: bool) -> None:
         if self._socket is None or not hasattr(self, "_line"):
@@ -180,6 +181,28 @@ class Requestor:
                 if answer.status not in asking.PENDING:
                     return answer.status
 
+    def move(self, keys: Mapping[int, str], destination: str, message_id: int) -> int:
+        """Have the objects sent to the AE title `destination`. The PACS says `message_id` there with each. Returns the
+        status at its end. While they come elsewhere it may say nothing here: see `heard`."""
+        with _told():
+            self._message_id = message_id - 1
+            self._ask(asking.STUDY_ROOT_MOVE, keys, destination)
+            while True:
+                context, command = self._command()
+                answer = asking.answer_of(asking.elements_of(command))
+                if answer.field != asking.C_MOVE_RQ | asking.C_ANSWER or answer.message_id != message_id:
+                    raise Malformed("an answer to something else")
+                if answer.has_data_set:
+                    self._collected(context, FAILED_LIST_BYTES_MAX, keep=False)
+                if answer.status == asking.DESTINATION_UNKNOWN:
+                    raise refused("no-destination")
+                if answer.status not in asking.PENDING:
+                    return answer.status
+
+    def heard(self) -> None:
+        """The other side works, as could be seen elsewhere: its silence here begins anew."""
+        self._silent_since = time.monotonic()
+
     def _take_object(self, context: int, raw: bytes, take: Callable[[Names], Sink]) -> None:
         command = upper_layer.command_of(raw)
         if not command.has_data_set or context not in self._agreed:
@@ -195,11 +218,13 @@ class Requestor:
             raise
         self._line.send(upper_layer.answer_to(context, command, status))
 
-    def _ask(self, service: str, keys: Mapping[int, str]) -> None:
+    def _ask(self, service: str, keys: Mapping[int, str], destination: str = "") -> None:
         self._message_id += 1
         identifier = asking.identifier_of(keys)
         self._line.send(
-            asking.question(self._context_of[service], service, self._message_id, identifier, self._pdu_bytes_max)
+            asking.question(
+                self._context_of[service], service, self._message_id, identifier, self._pdu_bytes_max, destination
+            )
         )
 
     # -- what comes -----------------------------------------------------------------------------------
@@ -244,11 +269,11 @@ class Requestor:
         return value
 
     def _read_pdu(self) -> tuple[int, memoryview]:
-        silent_since = time.monotonic()
+        self.heard()
         self._tick()
         while not self._line.comes(self._left(TICK_SECONDS)):
             self._tick()
-            if time.monotonic() - silent_since > self._silence_seconds:
+            if time.monotonic() - self._silent_since > self._silence_seconds:
                 raise refused("too-slow")
         return self._line.read_pdu(self._left(self._silence_seconds), self._left(self._silence_seconds))
 

@@ -41,6 +41,7 @@ class Entry:
     calling_ae: str
     tls: bool = True
     ca_pem: str = ""
+    moves: bool = False
 
 
 def offered(parts: RecordParts) -> Sequence[Pacs]:
@@ -132,6 +133,8 @@ def _checked(settings: Settings, entry: Entry) -> Pacs:
         raise FormRefused(reason="an AE title has 1 to 16 letters, digits and signs")
     if not entry.tls and not settings.pacs_plain and not _is_loopback(host):
         raise FormRefused(reason="without TLS only a PACS behind a VPN may be called, once MYPHR_PACS_PLAIN is 1")
+    if entry.moves:
+        _check_receiver(settings, host)
     if entry.tls and ca_pem:
         try:
             if len(ca_pem) > CA_CHARACTERS_MAX:
@@ -141,8 +144,16 @@ def _checked(settings: Settings, entry: Entry) -> Pacs:
             raise FormRefused(reason="the certificate has to be text (PEM), from BEGIN to END") from None
     return Pacs(
         name=normal_name(entry.name), host=host, port=int(port), called_ae=called, calling_ae=calling, tls=entry.tls,
-        ca_pem=ca_pem if entry.tls else "",
+        ca_pem=ca_pem if entry.tls else "", moves=entry.moves,
     )  # fmt: skip
+
+
+def _check_receiver(settings: Settings, host: str) -> None:
+    """Raises FormRefused if a PACS there cannot reach our receiver."""
+    if not settings.receiver_bind:
+        raise FormRefused(reason="C-MOVE sends to the receiver: set MYPHR_RECEIVER_BIND first")
+    if _is_loopback(settings.receiver_bind.rpartition(":")[0].strip("[]")) and not _is_loopback(host):
+        raise FormRefused(reason="C-MOVE sends to the receiver, and that listens on this computer only")
 
 
 def _is_loopback(host: str) -> bool:

@@ -59,6 +59,10 @@ class Study:
     def waits_for(self, series: str) -> bool:
         return any(said.series == series for said in self.waited_for.values())
 
+    def note_here(self, here: set[str]) -> None:
+        """These have come elsewhere (C-MOVE)."""
+        self.waited_for = {one: said for one, said in self.waited_for.items() if one not in here}
+
     def take(self, names: Names) -> "Image":
         """Where this image goes: into the record, or nowhere."""
         limit = self._keeper.room()

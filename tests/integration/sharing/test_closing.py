@@ -36,6 +36,9 @@ from myphr.errors import (
 )
 from myphr.ingest import drop_offs, identify
 from myphr.ingest.fhir.models import FhirFetch
+from myphr.ingest.pacs import expectations
+from myphr.ingest.pacs.models import PacsFetch, PacsLink
+from myphr.ingest.pacs.plan import Patient
 from myphr.machines import left_over
 from myphr.machines.models import VmSession
 from myphr.people import accounts, identities, second_factor
@@ -120,8 +123,12 @@ def full_record(clinic: Clinic) -> dict[str, str]:
     share_id = record_shares.share(portal, login, EVERYTHING, Audience("named", gids=(gid_of(clinic.caregiver),)))
     by_kind = delegations.delegate(portal, login, gid_of(clinic.nurse), Filter())
     put_passkey(portal, account_id)
-    put_pacs_fetch(patient, portal, put_pacs_link(patient, portal), "listed", sealed_for_worker=b"w" * 40)
+    fetch_id = put_pacs_fetch(patient, portal, put_pacs_link(patient, portal), "listed", sealed_for_worker=b"w" * 40)
     with portal.database.write() as db:
+        expected = expectations.Wanted(Patient("4711", "", "19780412"), "1.2.3", ["1.2.4", "1.2.5", "1.2.6"], 3, 1, 600)
+        fetch = db.get(PacsFetch, fetch_id)
+        pacs_id = db.get(PacsLink, fetch.link_id).pacs_id
+        expectations.open_for(portal, db, fetch, pacs_id, expected)
         db.add(FhirFetch(account_id=account_id, state="running", state_sha256="x", sealed_for_owner=b"o" * 40,
                          sealed_for_worker=b"w" * 40, sealed_notes=b"n" * 40))  # fmt: skip
         db.add(ViewerMemory(account_id=account_id, sealed=b"v" * 40))
@@ -156,7 +163,8 @@ def test_no_sealed_byte_of_hers_is_left_in_any_table(clinic: Clinic, corners: di
         "drop_off.sealed_name", "drop_off.sealed_address", "drop_off.wrapped_page", "app_key.sealed_name",
         "app_key.sealed_key", "app_key_study.wrapped_deks",
         "fhir_fetch.sealed_for_worker", "pacs_link.sealed_for_owner",
-        "pacs_fetch.sealed_for_worker", "pacs_fetch.sealed_list", "deletion.sealed_note", "viewer_memory.sealed",
+        "pacs_expectation.announced", "pacs_fetch.sealed_for_worker", "pacs_fetch.sealed_list",
+        "deletion.sealed_note", "viewer_memory.sealed",
         "vm_session.sealed_manifest", "compartment.wrapped_plan", "compartment_key.wrapped_ck", "item_wrap.wrapped_dek",
         "compartment_reader.sealed", "delegation.wrapped_plan", "delegation_key.sealed", "label_class.wrapped_labels",
         "label_class_key.wrapped_ck", "mail.sealed_values", "item_reading.dek_for_worker",
@@ -232,7 +240,7 @@ def test_every_table_with_something_sealed_is_known_to_these_tests(clinic: Clini
         "compartment", "compartment_key", "compartment_reader", "delegation", "delegation_key", "deletion", "drop_off",
         "emergency_opening", "export", "fhir_fetch", "identity", "item", "item_identifier", "item_preview",
         "item_reading", "item_repeat", "item_wrap", "key_ring", "key_statement", "label_class", "label_class_key",
-        "login_session", "mail", "pacs_fetch", "pacs_link",
+        "login_session", "mail", "pacs_expectation", "pacs_fetch", "pacs_link",
         "passkey", "pending_sign_in", "record_index", "rewrap_task", "share", "study", "totp",
         "upload", "viewer_answer", "viewer_memory", "vm_session",
     }  # fmt: skip

@@ -6,7 +6,7 @@ import struct
 import pytest
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage
-from pynetdicom.dimse_messages import C_FIND_RQ, C_GET_RQ, C_GET_RSP
+from pynetdicom.dimse_messages import C_FIND_RQ, C_GET_RQ, C_GET_RSP, C_MOVE_RQ
 from pynetdicom.dimse_primitives import C_GET
 from pynetdicom.pdu import A_ASSOCIATE_RQ, P_DATA_TF
 
@@ -76,11 +76,13 @@ def test_a_cut_acceptance_is_none() -> None:
 
 
 @pytest.mark.parametrize(("service", "message"), [(asking.STUDY_ROOT_FIND, C_FIND_RQ),
-                                                  (asking.STUDY_ROOT_GET, C_GET_RQ)])  # fmt: skip
+                                                  (asking.STUDY_ROOT_GET, C_GET_RQ),
+                                                  (asking.STUDY_ROOT_MOVE, C_MOVE_RQ)])  # fmt: skip
 @pytest.mark.parametrize("pdu_bytes_max", [0, 20, 131_072])
 def test_a_foreign_program_reads_the_question(service: str, message: type, pdu_bytes_max: int) -> None:
     keys = {0x00080052: "STUDY", 0x00100020: "4711", 0x0020000D: "1.2.3", 0x00100021: ""}
-    sent = asking.question(5, service, 7, asking.identifier_of(keys), pdu_bytes_max)
+    destination = "PORTAL7" if message is C_MOVE_RQ else ""
+    sent = asking.question(5, service, 7, asking.identifier_of(keys), pdu_bytes_max, destination)
     received, at = message(), 0
     while at < len(sent):
         size = 6 + struct.unpack_from(">I", sent, at + 2)[0]
@@ -93,6 +95,13 @@ def test_a_foreign_program_reads_the_question(service: str, message: type, pdu_b
     asked = dcmread(io.BytesIO(received.data_set.getvalue()), force=True)
     assert (asked.QueryRetrieveLevel, asked.PatientID, asked.StudyInstanceUID) == ("STUDY", "4711", "1.2.3")
     assert asked.IssuerOfPatientID in ("", None)
+    assert str(received.command_set.get("MoveDestination", "")).strip() == destination
+
+
+@pytest.mark.parametrize(("status", "failure"), [(0x0000, False), (0xB000, False), (0xFF00, False), (0xA702, True),
+                                                 (0xA801, True), (0xC001, True)])  # fmt: skip
+def test_what_is_a_failure_of_the_whole(status: int, failure: bool) -> None:
+    assert asking.is_failure(status) is failure
 
 
 def test_a_pdu_without_room_is_not_split_for_ever() -> None:

@@ -61,6 +61,7 @@ def test_commands_of_a_foreign_program_are_read_and_answers_read_by_it(field: st
         primitive, message = C_STORE(), C_STORE_RQ()
         primitive.AffectedSOPInstanceUID, primitive.Priority = "1.2.3.4.5", 0
         primitive.AffectedSOPClassUID = CTImageStorage
+        primitive.MoveOriginatorApplicationEntityTitle, primitive.MoveOriginatorMessageID = "PORTAL7", 9
     else:
         primitive, message = C_ECHO(), C_ECHO_RQ()
         primitive.AffectedSOPClassUID = upper_layer.VERIFICATION
@@ -71,6 +72,8 @@ def test_commands_of_a_foreign_program_are_read_and_answers_read_by_it(field: st
     command = upper_layer.command_of(data)
     assert command.message_id == 7 and command.field == (1 if field == "store" else 0x30)
     assert command.sop_instance == (b"1.2.3.4.5" if field == "store" else b"")
+    moved = ("PORTAL7", 9) if field == "store" else ("", 0)
+    assert (command.move_originator, command.move_message_id) == moved
     answer = upper_layer.answer_to(3, command, 0xC000)
     [(context, is_command, is_last, value)] = upper_layer.values_of(memoryview(answer)[6:])
     assert (context, is_command, is_last) == (3, True, True)
