@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
+from folder_files import CannotShow, said_in_a_sentence
 from pydicom import encaps
 from pydicom.errors import InvalidDicomError
 from pydicom.pixel_data_handlers.util import apply_color_lut, apply_modality_lut, convert_color_space
@@ -107,10 +108,6 @@ MONTHS = [
     "November",
     "December",
 ]
-
-
-class CannotShow(Exception):
-    """One sentence for the person in front of the screen."""
 
 
 @dataclasses.dataclass(order=True)
@@ -412,22 +409,14 @@ class Decoder:
 
     def picture(self, path: str, frame: int) -> Picture:
         """Raises CannotShow with a sentence that helps, and nothing else: a hostile file must not end the viewer."""
-        try:
+        with said_in_a_sentence("This file is damaged, or its picture is of a kind this viewer does not know."):
             return self._picture(path, frame)
-        except CannotShow:
-            raise
-        except Exception as reason:
-            raise CannotShow("This file is damaged, or its picture is of a kind this viewer does not know.") from reason
 
     def _picture(self, path: str, frame: int) -> Picture:
         if path != self.path:
             self.path, self.dataset, self.pixels = "", None, None
-            try:
+            with said_in_a_sentence("This file is damaged and cannot be read."):
                 self.dataset = read(path)
-            except CannotShow:
-                raise
-            except Exception as reason:  # a damaged file may fail anywhere in the parser
-                raise CannotShow("This file is damaged and cannot be read.") from reason
             self.path = path
         assert self.dataset is not None
         if self.pixels is None:
@@ -449,20 +438,14 @@ def decode(dataset: pydicom.Dataset) -> np.ndarray:
     if rows < 1 or columns < 1 or rows * columns * max(frames, 1) * max(samples, 1) > PIXELS_MAX * 4:
         raise CannotShow("This picture says that it is larger than this machine can hold.")
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-    try:
+    damaged = "The picture in this file is damaged or not complete."
+    if packed(syntax):
+        name = getattr(syntax, "name", str(syntax))
+        damaged = f"This picture is damaged, or packed in a way this viewer cannot open ({name})."
+    with said_in_a_sentence(damaged, "This picture is larger than this machine can hold."):
         if syntax == DEFLATED_FRAMES:
             return inflated_frames(dataset, int(rows), int(columns), int(frames), int(samples))
         return decode_apart(dataset) if packed(syntax) else dataset.pixel_array
-    except CannotShow:
-        raise
-    except MemoryError as reason:
-        raise CannotShow("This picture is larger than this machine can hold.") from reason
-    except Exception as reason:  # every decoder has its own errors
-        if packed(syntax):
-            name = getattr(syntax, "name", str(syntax))
-            sentence = f"This picture is damaged, or packed in a way this viewer cannot open ({name})."
-            raise CannotShow(sentence) from reason
-        raise CannotShow("The picture in this file is damaged or not complete.") from reason
 
 
 def inflated_frames(dataset: pydicom.Dataset, rows: int, columns: int, frames: int, samples: int) -> np.ndarray:

@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from folder_files import CannotShow, first_bytes
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 PICTURES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
@@ -31,17 +32,9 @@ TEXT_FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSansMono.ttf"
 Image.MAX_IMAGE_PIXELS = PIXELS_MAX
 
 
-class CannotShow(Exception):
-    """One sentence for the person in front of the screen."""
-
-
 def kind_of(path: str) -> str:
     """By the first bytes, then by the name: patients rename files."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(1024)
-    except OSError:
-        return "unknown"
+    head = first_bytes(path, 1024)
     ending = Path(path).suffix.lower()
     if b"%PDF-" in head or pdf_in_dicom(path):
         return "pdf"
@@ -60,11 +53,7 @@ def kind_of(path: str) -> str:
 def pdf_in_dicom(path: str) -> int:
     """Where the PDF begins that a hospital wrapped in DICOM (PS3.3, A.45.1); 0 for anything else. Its headers come
     before it, and MuPDF looks for a beginning in the first KiB alone."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(WRAPPING_BYTES_MAX)
-    except OSError:
-        return 0
+    head = first_bytes(path, WRAPPING_BYTES_MAX)
     return max(0, head.find(b"%PDF-")) if head[128:132] == b"DICM" else 0
 
 

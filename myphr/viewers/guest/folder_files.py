@@ -1,9 +1,36 @@
-"""Which files of the folder a viewer of ours opens, and which one first. Runs in the guest and in the unit tests; knows
-no window and no format.
+"""Which files of the folder a viewer of ours opens, which one first, and how it is said that one cannot be shown. Runs
+in the guest and in the unit tests; knows no window and no format.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
+
+
+class CannotShow(Exception):
+    """One sentence for the person in front of the screen: what is wrong with a file, and what may help."""
+
+
+@contextlib.contextmanager
+def said_in_a_sentence(damaged: str, too_large: str = "") -> Iterator[None]:
+    """Whatever goes wrong in here becomes CannotShow with one of these sentences: a damaged file may fail anywhere in
+    a parser, and must not end the viewer."""
+    try:
+        yield
+    except CannotShow:
+        raise
+    except Exception as reason:
+        large = isinstance(reason, MemoryError) and too_large
+        raise CannotShow(too_large if large else damaged) from reason
+
+
+def first_bytes(path: str, count: int) -> bytes:
+    """What a file is told by; nothing of one that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(count)
+    except OSError:
+        return b""
 
 
 def files_below(path: str) -> Iterator[str]:

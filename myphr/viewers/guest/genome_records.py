@@ -14,6 +14,8 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 
+from folder_files import CannotShow
+
 LINE_CHARS_MAX = 1_000_000  # of one variant: thousands of samples are longer, and are cut
 ROWS_MAX = 50_000  # that are kept to page back; a whole genome has millions
 CHANGES = {  # Sequence Ontology, http://www.sequenceontology.org, in plain words
@@ -37,10 +39,6 @@ CHANGES = {  # Sequence Ontology, http://www.sequenceontology.org, in plain word
     "regulatory": "may switch a gene",
     "exon": "in a gene",
 }
-
-
-class CannotShow(Exception):
-    """One sentence for the person in front of the screen."""
 
 
 @dataclasses.dataclass(frozen=True)

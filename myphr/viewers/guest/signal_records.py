@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pydicom
+from folder_files import CannotShow, first_bytes, said_in_a_sentence
 
 CHANNELS_MAX = 512
 RATE_MAX = 1e7  # samples a second
@@ -29,10 +30,6 @@ WORDS = {
     "wfdb": "Recording (WFDB)",
     "dicom": "ECG (DICOM)",
 }
-
-
-class CannotShow(Exception):
-    """One sentence for the person in front of the screen."""
 
 
 @dataclasses.dataclass
@@ -109,11 +106,7 @@ def held(values: np.ndarray) -> Callable[[int, int], np.ndarray]:
 
 def kind_of(path: str) -> str:
     """By its first bytes; empty for what we do not know."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(16_384)
-    except OSError:
-        return ""
+    head = first_bytes(path, 16_384)
     if head[:8] == b"0       " and len(head) >= 256:
         return "edf"
     if head[:8] == b"\xffBIOSEMI":
@@ -137,14 +130,10 @@ def read(path: str) -> Recording:
     kind = kind_of(path)
     if kind not in readers:
         raise CannotShow("This file is of a kind this viewer does not know.")
-    try:
+    with said_in_a_sentence(
+        "This file is damaged and cannot be read.", "This recording is larger than this machine can hold."
+    ):
         recording = readers[kind](path)
-    except CannotShow:
-        raise
-    except MemoryError as reason:
-        raise CannotShow("This recording is larger than this machine can hold.") from reason
-    except Exception as reason:  # a damaged file may fail anywhere
-        raise CannotShow("This file is damaged and cannot be read.") from reason
     usable = [c for c in recording.channels if c.count > 0 and 0 < c.rate <= RATE_MAX]
     recording.channels = usable[:CHANNELS_MAX]
     for channel in recording.channels:

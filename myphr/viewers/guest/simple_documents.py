@@ -4,52 +4,46 @@ the claim; reads "open <path>" on its input, says "warm", "ready" or "failed <co
 made in document_pages.py. Runs in the guest as the viewer user.
 """
 
-import itertools
+import functools
 import os
 import tkinter as tk
 
 import document_pages as documents
-from folder_files import files_below
-from PIL import Image, ImageTk
-from touch_ui import CARD_HEIGHT, LIST_WIDTH, SOFT, TEXT, TOP_HEIGHT, fit
-from viewer_window import ViewerWindow
+from file_window import FileWindow
+from touch_ui import Card
 
-FILES_MAX = 500
 PAGES_KEPT = 6
 SIGNS = {"pdf": "▤", "picture": "▣", "text": "≡", "office": "▦", "unknown": "?"}
 OFFICE = "/usr/lib/myphr/office"
 LOOK_MILLISECONDS = 100
 
 
-class SimpleDocuments(ViewerWindow):
+class SimpleDocuments(FileWindow):
     title = "Simple documents"
+    welcome = "Your documents will appear here"
     kept = "page"
+    note = ""
     zooms = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
+    none_here = ("There are no files here", "")
 
     def __init__(self) -> None:
-        self.files: list[tuple[str, str]] = []  # path, kind
-        self.chosen = -1
-        self.document: documents.Document | None = None
         self.office = documents.Office([OFFICE])
-        self.page, self.turns = 0, 0
-        self.pages: dict[tuple, Image.Image] = {}
         super().__init__()
-        self.message("Your documents will appear here", "This machine is ready and waits for you.")
 
-    def build(self) -> None:
-        super().build()
+    def clear(self) -> None:
+        super().clear()
+        self.document: documents.Document | None = None
+        self.page, self.turns = 0, 0
+
+    def controls(self) -> None:
         self.add_button("◀", "Page back", lambda: self.step(-1), 128)
         self.add_button("▶", "Next page", lambda: self.step(1), 128)
         self.add_button("▲", "Up", lambda: self.scroll(300), 96)
         self.add_button("▼", "Down", lambda: self.scroll(-300), 96)
-        self.add_button("+", "Larger", lambda: self.enlarge(1), 96)
-        self.add_button("−", "Smaller", lambda: self.enlarge(-1), 96)
+        self.add_zoom_buttons()
         self.add_button("↻", "Turn", self.turn, 96)
-        self.add_button("↺", "Start over", self.reset, 116)
-        self.on_key("<Up>", lambda: self.scroll(90))
-        self.on_key("<Down>", lambda: self.scroll(-90))
-        for key, by in {"<Left>": -1, "<Prior>": -1, "<Right>": 1, "<Next>": 1, "<space>": 1}.items():
-            self.on_key(key, lambda by=by: self.step(by))
+        self.on_keys(self.scroll, {"<Up>": 90, "<Down>": -90})
+        self.on_keys(self.step, {"<Left>": -1, "<Prior>": -1, "<Right>": 1, "<Next>": 1, "<space>": 1})
 
     def wheel(self, up: bool) -> None:
         self.scroll(90 if up else -90)
@@ -68,62 +62,40 @@ class SimpleDocuments(ViewerWindow):
         super().run()
 
     # -- the folder -------------------------------------------------------------------------------------------------
-    def open(self, path: str) -> None:
-        found = itertools.islice(files_below(path), FILES_MAX)
-        self.files = [(file, documents.kind_of(file)) for file in found]
-        # What can be shown stands first; the order of names is kept within.
-        self.files.sort(key=lambda one: one[1] == "unknown")
-        self.draw_list()
-        if not self.files:
-            self.message("There are no files here")
-            self.tell("failed nothing-to-show")
-            return
-        self.choose(0)
+    def kind_of(self, path: str) -> str:
+        return documents.kind_of(path)
 
-    def choose_card(self, number: int) -> None:
-        if 0 <= number < len(self.files):
-            self.choose(number)
+    def card_of(self, path: str, kind: str) -> Card:
+        return Card(os.path.basename(path), (documents.KINDS[kind],), SIGNS[kind], chosen=self.is_chosen(path))
 
-    def choose(self, at: int) -> None:
+    def in_order(self, files: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """What can be shown stands first; the order of names is kept within."""
+        return sorted(files, key=lambda one: one[1] == "unknown")
+
+    def read(self, path: str, kind: str) -> None:
         self.office.forget()
-        self.chosen, self.document, self.page, self.pages = at, None, 0, {}
-        self.zoom, self.turns, self.offset = 1.0, 0, [0.0, 0.0]
-        path, kind = self.files[at]
-        self.draw_list()
-        self.draw_words()
-        try:
-            if kind == "office":
-                self.message("Preparing this document …", "A long one takes a little while.")
-                self.office.begin(path)
-                self.window.after(LOOK_MILLISECONDS, self.look_at_office, at)
-                return
-            self.document = documents.open_document(path)
-        except (documents.CannotShow, OSError) as reason:
-            self.cannot(reason)
-            return
-        self.draw()
+        if kind == "office":
+            self.message("Preparing this document …", "A long one takes a little while.")
+            self.office.begin(path)
+            self.window.after(LOOK_MILLISECONDS, self.look_at_office, self.chosen)
+        else:
+            self.take(documents.open_document(path))
 
-    def look_at_office(self, at: int) -> None:
-        if at != self.chosen or self.document is not None:
-            return  # another one was chosen meanwhile
-        try:
-            made = self.office.result()
-            if made is None:
-                self.window.after(LOOK_MILLISECONDS, self.look_at_office, at)
-                return
-            self.document = documents.Pdf(made)
-            os.unlink(made)  # it is open, and this machine's memory is small
-        except (documents.CannotShow, OSError) as reason:
-            self.cannot(reason)
-            return
-        self.draw()
+    def look_at_office(self, chosen: int) -> None:
+        if chosen == self.chosen and self.document is None:  # else another one was chosen meanwhile
+            self.try_to(self.take_from_office)
 
-    def cannot(self, reason: Exception) -> None:
-        sentence = str(reason) if isinstance(reason, documents.CannotShow) else "This file cannot be read."
-        more = "The other files of this folder are not affected." if len(self.files) > 1 else ""
-        self.message(sentence, more)
-        self.draw_words()
-        self.tell("ready")
+    def take_from_office(self) -> None:
+        made = self.office.result()
+        if made is None:
+            self.window.after(LOOK_MILLISECONDS, self.look_at_office, self.chosen)
+            return
+        self.take(documents.Pdf(made))
+        os.unlink(made)  # it is open, and this machine's memory is small
+
+    def take(self, document: documents.Document) -> None:
+        self.document = document
+        self.rendered = functools.lru_cache(PAGES_KEPT)(document.page)
 
     # -- pages ------------------------------------------------------------------------------------------------------
     def step(self, by: int) -> None:
@@ -159,24 +131,14 @@ class SimpleDocuments(ViewerWindow):
         self.zoom, self.turns, self.offset = 1.0, 0, [0.0, 0.0]
         self.draw_soon(0)
 
-    def rendered(self) -> Image.Image:
-        assert self.document is not None
-        width = int(self.document.start_width(self.view_width - 32, self.view_height - 32) * self.zoom)
-        key = (self.page, width, self.turns)
-        if key not in self.pages:
-            image = self.document.page(self.page, width, self.turns)
-            while len(self.pages) >= PAGES_KEPT:
-                self.pages.pop(next(iter(self.pages)))
-            self.pages[key] = image
-        return self.pages[key]
-
     def draw(self) -> None:
         if self.document is None:
             return
+        width = int(self.document.start_width(self.view_width - 32, self.view_height - 32) * self.zoom)
         try:
-            self.image = self.rendered()
+            self.image = self.rendered(self.page, width, self.turns)
         except documents.CannotShow as reason:
-            self.cannot(reason)
+            self.cannot(reason, len(self.files) > 1)
             return
         image = self.image
         room_x, room_y = max(0, image.width + 32 - self.view_width), max(0, image.height + 32 - self.view_height)
@@ -190,37 +152,15 @@ class SimpleDocuments(ViewerWindow):
             min(image.width, self.view_width - left),
             min(image.height, self.view_height - top),
         )
-        self.photo = ImageTk.PhotoImage(image.crop(box))
-        self.view.delete("all")
-        self.view.create_image(max(left, 0), max(top, 0), anchor="nw", image=self.photo)
-        self.draw_words()
-        self.tell("ready")
+        self.show(image.crop(box), max(left, 0), max(top, 0))
 
-    def draw_words(self) -> None:
-        self.clear_top()
+    def write(self) -> None:
         if self.chosen < 0:
             return
-        name = os.path.basename(self.files[self.chosen][0])
-        name = fit(name, self.big, self.width - 260)
-        self.top.create_text(18, TOP_HEIGHT // 2, anchor="w", text=name, fill=TEXT, font=self.big)
-        self.view.delete("words")
+        self.head(self.name)
         if self.document is not None:
-            self.plate(16, self.view_height - 34, f"Page {self.page + 1} of {self.document.pages}")
+            self.foot(f"Page {self.page + 1} of {self.document.pages}")
             self.progress(self.page + 1, self.document.pages)
-
-    # -- the list of files --------------------------------------------------------------------------------------------
-    def draw_list(self) -> None:
-        self.list.delete("all")
-        room = LIST_WIDTH - 96
-        for at, (path, kind) in enumerate(self.files):
-            on = at == self.chosen
-            y = self.card(at, on)
-            self.list.create_text(42, y + 42, text=SIGNS[kind], fill=TEXT if on else SOFT, font=self.big)
-            name = fit(os.path.basename(path), self.normal, room)
-            self.list.create_text(74, y + 30, anchor="w", text=name, fill=TEXT, font=self.normal)
-            words = documents.KINDS[kind]
-            self.list.create_text(74, y + 55, anchor="w", text=words, fill=TEXT if on else SOFT, font=self.small)
-        self.end_list(10 + len(self.files) * CARD_HEIGHT)
 
 
 if __name__ == "__main__":

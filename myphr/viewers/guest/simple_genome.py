@@ -12,12 +12,10 @@ import tkinter as tk
 from collections.abc import Iterator
 
 import genome_records as records
-from folder_files import files_below
-from PIL import Image, ImageDraw, ImageFont, ImageTk
-from touch_ui import BACK, BUTTON, BUTTON_DOWN, CARD_HEIGHT, LINE, LIST_WIDTH, PANEL, SOFT, TEXT, TOP_HEIGHT, fit
-from viewer_window import ViewerWindow
+from file_window import FileWindow
+from PIL import Image, ImageDraw, ImageFont
+from touch_ui import BACK, BUTTON, BUTTON_DOWN, LINE, PANEL, SOFT, TEXT, Card, fit
 
-FILES_MAX = 300
 READ_SECONDS = 0.05  # of every turn go to searching; the rest belongs to the finger
 HITS_MAX = 2000
 ROW_HEIGHT, HEAD_HEIGHT = 46, 44
@@ -28,23 +26,28 @@ COLUMNS = {  # title, share of the width
 FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"
 CHANGED, ROW_EVEN = "#ffd37f", "#131920"
 KEYS = ("1234567890", "QWERTYUIOP", "ASDFGHJKL:", "ZXCVBNM-,.")
-NOTE = "For looking, not for diagnosis"
-SIGNS = {"vcf": "≠", "bcf": "≠", "test": "⌂"}
+KINDS = {  # of files: their sign and word
+    "vcf": ("≠", "gene variants"),
+    "bcf": ("≠", "gene variants"),
+    "test": ("⌂", "home test of genes"),
+}
 
 
-class SimpleGenome(ViewerWindow):
+class SimpleGenome(FileWindow):
     title = "Simple genome"
+    welcome = "Your gene files will appear here"
     kept = "page"
+    none_here = (
+        "There are no gene variants here that this viewer knows",
+        "It opens VCF and BCF files and home tests of genes. For aligned reads use IGV.",
+    )
 
     def __init__(self) -> None:
-        self.files: list[tuple[str, str]] = []
-        self.clear()
-        super().__init__()
         self.face = ImageFont.truetype(FONT, 16)
-        self.message("Your gene files will appear here", "This machine is ready and waits for you.")
+        super().__init__()
 
     def clear(self) -> None:
-        self.chosen = -1
+        super().clear()
         self.table: records.Table | None = None
         self.source: Iterator[records.Row] = iter(())
         self.rows: list[records.Row] = []
@@ -56,22 +59,14 @@ class SimpleGenome(ViewerWindow):
         self.typed: str | None = None  # while the keys are shown
         self.detail: records.Row | None = None
 
-    def build(self) -> None:
-        super().build()
+    def controls(self) -> None:
         self.add_button("▲", "Page up", lambda: self.page(-1), 128)
         self.add_button("▼", "Page down", lambda: self.page(1), 128)
         self.add_button("⌕", "Look for", self.show_keys, 128)
         self.changes_button = self.add_button("≠", "Only changes", self.toggle_changes, 148)
-        self.add_button("↺", "Start over", self.reset, 128)
-        for key, by in {"<Prior>": -1, "<Next>": 1}.items():
-            self.on_key(key, lambda by=by: self.page(by))
-        for key, by in {"<Up>": -1, "<Down>": 1}.items():
-            self.on_key(key, lambda by=by: self.scroll(by))
+        self.on_keys(self.page, {"<Prior>": -1, "<Next>": 1})
+        self.on_keys(self.scroll, {"<Up>": -1, "<Down>": 1})
         self.window.bind("<Key>", self.key)
-        self.view.bind("<ButtonRelease-1>", self.released)
-
-    def enlarge(self, by: int) -> None:
-        pass
 
     def wheel(self, up: bool) -> None:
         self.scroll(-3 if up else 3)
@@ -84,46 +79,21 @@ class SimpleGenome(ViewerWindow):
         return (self.view_height - HEAD_HEIGHT - 56) // ROW_HEIGHT
 
     # -- files ------------------------------------------------------------------------------------------------------
-    def open(self, path: str) -> None:
-        self.clear()
-        self.message("Opening your files …")
-        found = [(file, records.kind_of(file)) for file in itertools.islice(files_below(path), FILES_MAX)]
-        self.files = [one for one in found if one[1]]
-        if not self.files:
-            self.draw_list()
-            self.message(
-                "There are no gene variants here that this viewer knows",
-                "It opens VCF and BCF files and home tests of genes. For aligned reads use IGV.",
-            )
-            self.tell("failed nothing-to-show")
-            return
-        self.choose(0)
+    def kind_of(self, path: str) -> str:
+        return records.kind_of(path)
 
-    def choose_card(self, number: int) -> None:
-        if 0 <= number < len(self.files):
-            self.choose(number)
+    def card_of(self, path: str, kind: str) -> Card:
+        sign, words = KINDS[kind]
+        return Card(os.path.basename(path), (words,), sign, chosen=self.is_chosen(path))
 
-    def choose(self, number: int) -> None:
-        self.clear()
-        self.chosen = number
-        self.message("Opening this file …")
-        self.draw_list()
-        self.window.update_idletasks()
-        try:
-            self.table = records.read(self.files[number][0])
+    def read(self, path: str, kind: str) -> None:
+        self.table = records.read(path)
+        self.start()
+        # A file of a whole genome that also lists what is as usual starts with its changes alone.
+        self.fill(200)
+        if any(row.changed for row in self.rows) and any(row.changed is False for row in self.rows):
+            self.only_changes = True
             self.start()
-            # A file of a whole genome that also lists what is as usual starts with its changes alone.
-            self.fill(200)
-            if any(row.changed for row in self.rows) and any(row.changed is False for row in self.rows):
-                self.only_changes = True
-                self.start()
-        except (records.CannotShow, OSError) as reason:
-            sentence = str(reason) if isinstance(reason, records.CannotShow) else "This file cannot be read."
-            self.message(sentence, "The other files of this folder are not affected." if len(self.files) > 1 else "")
-            self.draw_words()
-            self.tell("ready")
-            return
-        self.draw()
 
     def start(self) -> None:
         """From the first row on, of all or of what is looked for."""
@@ -177,6 +147,8 @@ class SimpleGenome(ViewerWindow):
             self.draw_soon(0)
 
     def drag(self, event: tk.Event) -> None:
+        if self.touched_at is None:
+            return
         rows = int((self.touched_at[1] - event.y) / ROW_HEIGHT)
         if rows != self.dragged_rows:
             moved, self.dragged_rows = rows - self.dragged_rows, rows
@@ -186,8 +158,8 @@ class SimpleGenome(ViewerWindow):
         super().touch(event)
         self.dragged_rows = 0
 
-    def released(self, event: tk.Event) -> None:
-        if not hasattr(self, "touched_at") or abs(event.y - self.touched_at[1]) > 12 or self.table is None:
+    def tapped(self, event: tk.Event) -> None:
+        if self.table is None:
             return
         if self.typed is not None:
             self.key_touched(event.x, event.y)
@@ -276,12 +248,7 @@ class SimpleGenome(ViewerWindow):
                 self.fill(self.first + self.page_rows)
             self.first = min(self.first, max(0, len(self.rows) - self.page_rows))
             self.image = self.table_picture()
-        self.photo = ImageTk.PhotoImage(self.image)
-        self.view.delete("all")
-        self.view.create_image(0, 0, anchor="nw", image=self.photo)
-        self.draw_words()
-        self.draw_list()
-        self.tell("ready")
+        self.show(self.image)
 
     def sheet(self) -> tuple[Image.Image, ImageDraw.ImageDraw]:
         image = Image.new("RGB", (self.view_width, self.view_height), BACK)
@@ -314,12 +281,7 @@ class SimpleGenome(ViewerWindow):
         return image
 
     def cut(self, text: str, room: int) -> str:
-        text = "".join(c for c in text[:200] if c.isprintable())
-        if self.face.getlength(text) <= room:
-            return text
-        while text and self.face.getlength(text + "…") > room:
-            text = text[:-1]
-        return text + "…"
+        return fit("".join(c for c in text[:200] if c.isprintable()), self.face.getlength, room)
 
     def detail_picture(self, row: records.Row) -> Image.Image:
         image, pen = self.sheet()
@@ -350,53 +312,26 @@ class SimpleGenome(ViewerWindow):
             pen.text(at, key, fill=TEXT, font=self.face, anchor="mm")
         return image
 
-    def draw_words(self) -> None:
-        self.clear_top()
-        self.view.delete("words")
+    def write(self) -> None:
         if self.chosen < 0:
             return
-        name = fit(os.path.basename(self.files[self.chosen][0]), self.big, self.width // 2)
-        middle = TOP_HEIGHT // 2
-        self.top.create_text(18, middle, anchor="w", text=name, fill=TEXT, font=self.big)
         if self.table is None:
+            self.head(self.name)
             return
-        x = 18 + self.big.measure(name) + 22
         people = self.table.people
-        who = f"{people[0]}, the first of {len(people)} people" if len(people) > 1 else (people[0] if people else "")
-        words = "  ·  ".join(word for word in (self.table.title, "".join(c for c in who if c.isprintable())) if word)
-        self.top.create_text(
-            x, middle + 2, anchor="w", text=fit(words, self.normal, self.width - 230 - x), fill=SOFT, font=self.normal
-        )
+        who = f"{people[0]}, the first of {len(people)} people" if len(people) > 1 else "".join(people)
+        self.head(self.name, self.table.title, "".join(c for c in who if c.isprintable()))
         if self.typed is not None or self.detail is not None:
             return
         count = f"{len(self.rows):,}" if self.ended else f"{len(self.rows):,} and more"
         last = min(self.first + self.page_rows, len(self.rows))
-        words = f"{self.first + 1:,} to {last:,} of {count}" if self.rows else "none"
-        self.plate(16, self.view_height - 30, words)
         marks = [f"looking for {self.looking_for}"] if self.looking_for else []
         if self.searching:
             marks.append(f"{self.seen:,} looked through …")
         if self.table.kind == "vcf":
             marks.append("only what differs from usual" if self.only_changes else "all that the file lists")
-        if marks:
-            self.plate(self.view_width - 16, self.view_height - 30, ", ".join(marks), "e")
+        self.foot(f"{self.first + 1:,} to {last:,} of {count}" if self.rows else "none", ", ".join(marks))
         self.changes_button.say("≠", "Show all" if self.only_changes else "Only changes")
-
-    def draw_list(self) -> None:
-        self.list.delete("all")
-        room = LIST_WIDTH - 96
-        kinds = {"vcf": "gene variants", "bcf": "gene variants", "test": "home test of genes"}
-        for at, (path, kind) in enumerate(self.files):
-            on = at == self.chosen
-            y = self.card(at, on)
-            self.list.create_text(42, y + 42, text=SIGNS[kind], fill=TEXT if on else SOFT, font=self.big)
-            name = fit(os.path.basename(path), self.normal, room)
-            self.list.create_text(74, y + 30, anchor="w", text=name, fill=TEXT, font=self.normal)
-            self.list.create_text(74, y + 55, anchor="w", text=kinds[kind], fill=TEXT if on else SOFT, font=self.small)
-        height = 10 + len(self.files) * CARD_HEIGHT
-        foot = max(height + 24, self.height - TOP_HEIGHT - 22)
-        self.list.create_text(LIST_WIDTH // 2, foot, text=NOTE, fill=SOFT, font=self.small)
-        self.end_list(max(height, foot + 12))
 
 
 if __name__ == "__main__":

@@ -6,39 +6,36 @@ signal_records.py and signal_paper.py. Runs in the guest as the viewer user.
 """
 
 import dataclasses
-import itertools
 import os
 import tkinter as tk
 
 import signal_paper as paper
 import signal_records as records
-from folder_files import files_below
-from PIL import ImageTk
-from touch_ui import CARD_HEIGHT, LIST_WIDTH, SOFT, TEXT, TOP_HEIGHT, fit
-from viewer_window import ViewerWindow
+from file_window import FileWindow
+from touch_ui import Card
 
-FILES_MAX = 500
 FOOT = 60  # pixels below the lines, for words
 WINDOWS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)  # seconds on the screen
 TALLS = (0.25, 0.5, 1.0, 2.0, 4.0)
-NOTE = "For looking, not for diagnosis"
 
 
-class SimpleSignals(ViewerWindow):
+class SimpleSignals(FileWindow):
     title = "Simple signals"
+    welcome = "Your recordings will appear here"
     kept = "picture"
+    things = "recordings"
+    opening = "Opening this recording …"
+    none_here = (
+        "There are no recordings here that this viewer knows",
+        "It opens ECG, EEG and sleep recordings: EDF, BDF, SCP, aECG, WFDB and DICOM.",
+    )
 
-    def __init__(self) -> None:
-        self.files: list[str] = []
-        self.others = 0
-        self.chosen = -1
+    def clear(self) -> None:
+        super().clear()
         self.recording: records.Recording | None = None
         self.look = paper.Look()
-        super().__init__()
-        self.message("Your recordings will appear here", "This machine is ready and waits for you.")
 
-    def build(self) -> None:
-        super().build()
+    def controls(self) -> None:
         self.add_button("◀", "Back", lambda: self.go(-0.5), 116)
         self.add_button("▶", "Onwards", lambda: self.go(0.5), 116)
         self.add_button("+", "Closer", lambda: self.widen(-1), 96)
@@ -47,9 +44,7 @@ class SimpleSignals(ViewerWindow):
         self.add_button("↔", "Flatter", lambda: self.stretch(-1), 96)
         self.add_button("▲", "Lines up", lambda: self.rows(-1), 100)
         self.add_button("▼", "Lines down", lambda: self.rows(1), 108)
-        self.add_button("↺", "Start over", self.reset, 108)
-        for key, by in {"<Left>": -0.5, "<Right>": 0.5, "<Prior>": -1, "<Next>": 1}.items():
-            self.on_key(key, lambda by=by: self.go(by))
+        self.on_keys(lambda by: self.go(by / 2), {"<Left>": -1, "<Right>": 1, "<Prior>": -2, "<Next>": 2})
 
     def enlarge(self, by: int) -> None:
         self.widen(-by)
@@ -61,21 +56,14 @@ class SimpleSignals(ViewerWindow):
         return int(self.look.start) + 1
 
     # -- files and lines --------------------------------------------------------------------------------------------
-    def open(self, path: str) -> None:
-        self.chosen, self.recording = -1, None
-        found = list(itertools.islice(files_below(path), FILES_MAX))
-        self.files = [file for file in found if records.kind_of(file)]
-        if not self.files:
-            self.draw_list()
-            self.message(
-                "There are no recordings here that this viewer knows",
-                "It opens ECG, EEG and sleep recordings: EDF, BDF, SCP, aECG, WFDB and DICOM.",
-            )
-            self.tell("failed nothing-to-show")
-            return
-        self.choose(0)
+    def kind_of(self, path: str) -> str:
+        return records.kind_of(path)
 
-    def cards(self) -> list[tuple[int, int | None]]:
+    def read(self, path: str, kind: str) -> None:
+        self.recording = records.read(path)
+        self.look = self.first_look()
+
+    def listed(self) -> list[tuple[int, int | None]]:
         """File and line of each card: the lines of the chosen file stand below it."""
         found: list[tuple[int, int | None]] = []
         for number in range(len(self.files)):
@@ -85,10 +73,7 @@ class SimpleSignals(ViewerWindow):
         return found
 
     def choose_card(self, number: int) -> None:
-        cards = self.cards()
-        if not 0 <= number < len(cards):
-            return
-        file, line = cards[number]
+        file, line = self.listed()[number]
         if file != self.chosen:
             self.choose(file)
             return
@@ -96,22 +81,20 @@ class SimpleSignals(ViewerWindow):
         self.draw_list()
         self.draw_soon(0)
 
-    def choose(self, number: int) -> None:
-        self.chosen, self.recording, self.look = number, None, paper.Look()
-        self.message("Opening this recording …")
-        self.draw_words()
-        self.window.update_idletasks()
-        try:
-            self.recording = records.read(self.files[number])
-        except records.CannotShow as sentence:
-            more = "The other recordings of this folder are not affected." if len(self.files) > 1 else ""
-            self.message(str(sentence), more)
-            self.draw_list()
-            self.tell("ready")
-            return
-        self.look = self.first_look()
-        self.draw()
-        self.draw_list()
+    def cards(self) -> list[Card]:
+        return [self.card_of(*self.files[n]) if line is None else self.line_card(line) for n, line in self.listed()]
+
+    def card_of(self, path: str, kind: str) -> Card:
+        words, sign = "tap to open", "∿"
+        if chosen := self.is_chosen(path):
+            words = "all lines together" if self.recording else "cannot be shown" if self.failed else "opening …"
+            sign = "♥" if self.recording and self.recording.is_ecg else sign
+        return Card(os.path.basename(path), (words,), sign, chosen=chosen and self.look.only is None)
+
+    def line_card(self, line: int) -> Card:
+        assert self.recording is not None
+        channel = self.recording.channels[line]
+        return Card(channel.lead or channel.name, ("this line alone",), "·", chosen=line == self.look.only)
 
     def first_look(self) -> paper.Look:
         assert self.recording is not None
@@ -159,75 +142,35 @@ class SimpleSignals(ViewerWindow):
         self.start_touched = self.look.start
 
     def drag(self, event: tk.Event) -> None:
-        moved = (event.x - self.touched_at[0]) / self.view_width * self.look.seconds
-        self.go_to(self.start_touched - moved)
+        if self.touched_at is not None:
+            moved = (event.x - self.touched_at[0]) / self.view_width * self.look.seconds
+            self.go_to(self.start_touched - moved)
 
     # -- what is shown ----------------------------------------------------------------------------------------------
     def draw(self) -> None:
         if self.recording is None:
             return
         self.image = paper.draw(self.recording, self.look, self.view_width, self.view_height - FOOT)
-        self.photo = ImageTk.PhotoImage(self.image)
-        self.view.delete("all")
-        self.view.create_image(0, 0, anchor="nw", image=self.photo)
-        self.draw_words()
-        self.tell("ready")
+        self.show(self.image)
 
-    def draw_words(self) -> None:
-        self.clear_top()
-        self.view.delete("words")
+    def write(self) -> None:
         if self.chosen < 0:
             return
-        recording = self.recording
-        middle = TOP_HEIGHT // 2
-        name = (recording.patient if recording else "") or os.path.basename(self.files[self.chosen])
-        name = fit(name, self.big, self.width // 2)
-        self.top.create_text(18, middle, anchor="w", text=name, fill=TEXT, font=self.big)
+        recording, look = self.recording, self.look
         if recording is None:
+            self.head(self.name)
             return
-        x = 18 + self.big.measure(name) + 22
-        words = "  ·  ".join(w for w in (records.WORDS[recording.kind], recording.date) if w)
-        words = fit(words, self.normal, self.width - 230 - x)
-        self.top.create_text(x, middle + 2, anchor="w", text=words, fill=SOFT, font=self.normal)
-        end = min(self.look.start + self.look.seconds, recording.seconds)
-        self.plate(16, self.view_height - 34, f"{clock(self.look.start)} to {clock(end)} of {clock(recording.seconds)}")
-        if recording.is_ecg and self.look.seconds <= 30:
-            speed = f"25 mm a second, {10 * self.look.tall:g} mm a millivolt"
-            usual = paper.shows_page(recording, self.look) or self.look.only is not None
-            if usual:
-                self.plate(self.view_width - 16, self.view_height - 34, speed, "e")
-        elif len(recording.channels) > paper.ROWS_MAX and self.look.only is None:
-            first = self.look.first + 1
-            last = min(self.look.first + paper.ROWS_MAX, len(recording.channels))
-            words = f"lines {first} to {last} of {len(recording.channels)}"
-            self.plate(self.view_width - 16, self.view_height - 34, words, "e")
+        self.head(recording.patient or self.name, records.WORDS[recording.kind], recording.date)
+        end = min(look.start + look.seconds, recording.seconds)
+        mark = ""
+        if recording.is_ecg and look.seconds <= 30:
+            if paper.shows_page(recording, look) or look.only is not None:
+                mark = f"25 mm a second, {10 * look.tall:g} mm a millivolt"
+        elif len(recording.channels) > paper.ROWS_MAX and look.only is None:
+            last = min(look.first + paper.ROWS_MAX, len(recording.channels))
+            mark = f"lines {look.first + 1} to {last} of {len(recording.channels)}"
+        self.foot(f"{clock(look.start)} to {clock(end)} of {clock(recording.seconds)}", mark)
         self.progress(round(end * 10), round(recording.seconds * 10))
-
-    def draw_list(self) -> None:
-        self.list.delete("all")
-        room = LIST_WIDTH - 96
-        cards = self.cards()
-        for at, (number, line) in enumerate(cards):
-            on = number == self.chosen and (line == self.look.only or (line is None and self.recording is None))
-            y = self.card(at, on)
-            soft = TEXT if on else SOFT
-            if line is None:
-                name, words = os.path.basename(self.files[number]), "tap to open"
-                if number == self.chosen:
-                    words = "all lines together" if self.recording else "cannot be shown"
-                sign = "♥" if number == self.chosen and self.recording and self.recording.is_ecg else "∿"
-            else:
-                assert self.recording is not None
-                channel = self.recording.channels[line]
-                name, words, sign = channel.lead or channel.name, "this line alone", "·"
-            self.list.create_text(42, y + 42, text=sign, fill=soft, font=self.big)
-            name = fit(name, self.normal, room)
-            self.list.create_text(74, y + 30, anchor="w", text=name, fill=TEXT, font=self.normal)
-            self.list.create_text(74, y + 55, anchor="w", text=words, fill=soft, font=self.small)
-        height = 10 + len(cards) * CARD_HEIGHT
-        foot = max(height + 24, self.height - TOP_HEIGHT - 22)
-        self.list.create_text(LIST_WIDTH // 2, foot, text=NOTE, fill=SOFT, font=self.small)
-        self.end_list(max(height, foot + 12))
 
 
 def clock(seconds: float) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import dicom_pictures as dicom
 import nibabel
 import numpy as np
+from folder_files import CannotShow, said_in_a_sentence
 from PIL import Image, ImageDraw
 
 VOXELS_MAX = 30_000_000  # of a volume on the screen; larger ones are thinned out, which no screen shows
@@ -23,11 +24,9 @@ PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis that is gone thro
 WORDS = {"axial": "from below", "coronal": "from the front", "sagittal": "from the side"}
 EDGES = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}  # left, right, top, bottom of the picture
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+DAMAGED = "This file is damaged, or of a kind this viewer does not know."
+TOO_LARGE = "This volume is larger than this machine can hold."
 ENDINGS = (".nii", ".nii.gz", ".hdr", ".img", ".mgh", ".mgz")
-
-
-class CannotShow(Exception):
-    """One sentence for the person in front of the screen."""
 
 
 @dataclasses.dataclass
@@ -76,30 +75,24 @@ def is_research(path: str) -> bool:
     return not (low.endswith(".img") and os.path.exists(path[:-4] + ".hdr"))  # else it belongs to its header
 
 
+@said_in_a_sentence(DAMAGED, TOO_LARGE)
 def read_research(path: str) -> Volume:
     """Raises CannotShow."""
-    try:
-        image = nibabel.load(path)
-        shape = tuple(int(n) for n in image.shape)
-        if not 2 <= len(shape) <= 7 or not 0 < np.prod(shape, dtype=float) <= FILE_VOXELS_MAX:
-            raise CannotShow("This volume says that it is larger than this machine can hold.")
-        if len(shape) > 3:
-            middle = (shape[n] // 2 for n in range(3, len(shape)))
-            image = image.slicer[(slice(None), slice(None), slice(None), *middle)]
-        values = np.asanyarray(image.dataobj)
-        if values.dtype.names:  # RGB voxels
-            values = sum(values[name].astype(np.float32) for name in values.dtype.names[:3]) / 3
-        while values.ndim < 3:
-            values = values[..., None]
-        values = values.reshape(values.shape[:3])
-        affine = np.asarray(image.affine, float)
-        return ready(name_of(path), describe(shape), values, affine)
-    except CannotShow:
-        raise
-    except MemoryError as reason:
-        raise CannotShow("This volume is larger than this machine can hold.") from reason
-    except Exception as reason:  # a damaged file may fail anywhere in the parser
-        raise CannotShow("This file is damaged, or of a kind this viewer does not know.") from reason
+    image = nibabel.load(path)
+    shape = tuple(int(n) for n in image.shape)
+    if not 2 <= len(shape) <= 7 or not 0 < np.prod(shape, dtype=float) <= FILE_VOXELS_MAX:
+        raise CannotShow("This volume says that it is larger than this machine can hold.")
+    if len(shape) > 3:
+        middle = (shape[n] // 2 for n in range(3, len(shape)))
+        image = image.slicer[(slice(None), slice(None), slice(None), *middle)]
+    values = np.asanyarray(image.dataobj)
+    if values.dtype.names:  # RGB voxels
+        values = sum(values[name].astype(np.float32) for name in values.dtype.names[:3]) / 3
+    while values.ndim < 3:
+        values = values[..., None]
+    values = values.reshape(values.shape[:3])
+    affine = np.asarray(image.affine, float)
+    return ready(name_of(path), describe(shape), values, affine)
 
 
 def name_of(path: str) -> str:
@@ -165,6 +158,7 @@ def geometry(dataset, position: Iterable[float], orientation: Iterable[float], s
     return affine
 
 
+@said_in_a_sentence(DAMAGED, TOO_LARGE)
 def from_series(series: "dicom.Series") -> Volume:
     """A series of slices as one volume. Raises CannotShow when its slices do not lie behind each other."""
     slices = []
@@ -190,12 +184,7 @@ def from_series(series: "dicom.Series") -> Volume:
     steps = np.diff(depths[keep])
     if not len(steps):
         raise CannotShow("These pictures do not lie behind each other.")
-    pictures = []
-    for _, path, _ in slices:
-        try:
-            pictures.append(decoder.picture(path, 0).values)
-        except dicom.CannotShow as reason:
-            raise CannotShow(str(reason)) from reason
+    pictures = [decoder.picture(path, 0).values for _, path, _ in slices]
     if len({p.shape for p in pictures}) != 1 or pictures[0].ndim != 2:
         raise CannotShow("The pictures of this series do not fit together.")
     affine = slices[0][0].copy()
@@ -228,24 +217,18 @@ def from_frames(dataset, values: np.ndarray, affines: list[np.ndarray]) -> tuple
     return whole, LPS_TO_RAS @ affine
 
 
+@said_in_a_sentence(DAMAGED, TOO_LARGE)
 def read_overlay(path: str) -> Overlay | None:
     """SEG, RTSTRUCT or RTDOSE; None for all other files. Raises CannotShow."""
-    try:
-        dataset = dicom.read(path)
-        modality = str(dataset.get("Modality") or "")
-        if modality == "SEG":
-            return segmentation(dataset)
-        if modality == "RTDOSE":
-            return dose(dataset)
-        if modality == "RTSTRUCT":
-            return structures(dataset)
-        return None
-    except (CannotShow, dicom.CannotShow) as reason:
-        raise CannotShow(str(reason)) from reason
-    except MemoryError as reason:
-        raise CannotShow("This file is larger than this machine can hold.") from reason
-    except Exception as reason:  # a damaged file may fail anywhere in the parser
-        raise CannotShow("This file is damaged, or of a kind this viewer does not know.") from reason
+    dataset = dicom.read(path)
+    modality = str(dataset.get("Modality") or "")
+    if modality == "SEG":
+        return segmentation(dataset)
+    if modality == "RTDOSE":
+        return dose(dataset)
+    if modality == "RTSTRUCT":
+        return structures(dataset)
+    return None
 
 
 def segmentation(dataset) -> Overlay:

@@ -40,6 +40,18 @@ def test_files_come_in_the_order_of_their_paths_without_results_and_hidden_ones(
     assert found == ["z", "a/1", "a/results/scan", "b/1", "b/2"]
 
 
+def test_whatever_goes_wrong_in_a_file_becomes_one_of_its_sentences(files):
+    def told(error: Exception, *sentences: str) -> str:
+        with pytest.raises(files.CannotShow) as said, files.said_in_a_sentence(*sentences):
+            raise error
+        return str(said.value)
+
+    assert told(ZeroDivisionError(), "Damaged.", "Large.") == "Damaged."
+    assert told(MemoryError(), "Damaged.", "Large.") == "Large."
+    assert told(MemoryError(), "Damaged.") == "Damaged."
+    assert told(files.CannotShow("It asks for a password."), "Damaged.") == "It asks for a password."
+
+
 def test_a_single_file_is_itself(files, tmp_path: Path):
     (tmp_path / "one").write_bytes(b"x")
     assert list(files.files_below(str(tmp_path / "one"))) == [str(tmp_path / "one")]

@@ -133,6 +133,20 @@ def test_damaged_and_foreign_files_end_in_a_sentence(guest, tmp_path: Path) -> N
         path.write_bytes(whole)
 
 
+@pytest.mark.parametrize("headers", [{"ImageOrientationPatient": [1, 0, 0, 0, 1]}, {"Rows": 900}])
+def test_a_series_with_a_damaged_picture_ends_in_a_sentence(guest, tmp_path: Path, headers: dict) -> None:
+    collection = guest.dicom.Collection()
+    for path in written(tmp_path, "dicom CT"):
+        collection.add_file(path)
+    series = collection.series[0]
+    dataset = pydicom.dcmread(series.instances[3].path)
+    for name, value in headers.items():
+        setattr(dataset, name, value)
+    dataset.save_as(series.instances[3].path)
+    with pytest.raises(guest.volumes.CannotShow):
+        guest.volumes.from_series(series)
+
+
 def test_a_header_that_claims_more_than_a_machine_is_refused(guest, tmp_path: Path) -> None:
     path = Path(written(tmp_path, "nifti")[0])
     body = bytearray(path.read_bytes())
