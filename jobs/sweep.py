@@ -60,7 +60,7 @@ def _viewers(parts: Portal) -> None:
     from myphr import still_opens
 
     if still_opens.is_turn(parts):
-        parts.queue.enqueue("jobs.machines.try_a_viewer", seconds_max=still_opens.LIVE_SECONDS_MAX + 120)
+        parts.queue.enqueue("jobs.machines.try_a_viewer", seconds_max=still_opens.TRY_SECONDS_MAX)
 
 
 def _due(parts: Portal, name: str, seconds: int) -> bool:

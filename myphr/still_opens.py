@@ -42,7 +42,10 @@ SIZE = (320, 200)  # in which screens are compared: a font's smoothing does not 
 DIFFERENT = 24  # of 255: a pixel that differs this much from the empty desk belongs to what was opened
 LIKENESS_MIN = 0.95  # a plan without its contours scores 0.91, an error page at most 0.1
 LIVE_SECONDS_MAX = 400
-LOOK_SECONDS_MAX = 20  # a viewer may go on drawing after it said that it is ready
+LOOK_SECONDS_MAX = 20  # of a screen that does not change any more and is not like before
+CHANGING_SECONDS_MAX = 120  # of one that goes on changing: a viewer may draw long after it said that it is ready
+TRY_SECONDS_MAX = LIVE_SECONDS_MAX + CHANGING_SECONDS_MAX + 120
+CARET_POINTS = 60  # of the compared picture: what blinks in a viewer that has come to rest
 AGAIN_DAYS = 7
 TURN_SECONDS = 900
 SCREENS = Path(samples.__file__).parent / "screens"
@@ -83,8 +86,15 @@ def tries(template: str | None = None) -> list[tuple[str, str]]:
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------
-def reference_of(desk: Image.Image, screen: Image.Image) -> Image.Image:
-    """The picture to compare with later: grey, and transparent where it is the empty desk."""
+def reference_of(
+    desk: Image.Image, screen: Image.Image, shown: tuple[int, int, int, int] | None = None
+) -> Image.Image:
+    """The picture to compare with later: grey, and transparent where it is the empty desk. `shown` is where the viewer
+    shows what it opened (left, top, right, bottom, in pixels of the screen), when that is little beside its buttons:
+    the rest is transparent too."""
+    if shown is not None:
+        desk, whole = screen.copy(), desk
+        desk.paste(whole.crop(shown), shown[:2])
     empty, seen = (one.convert("L").resize(SIZE, Image.Resampling.BOX) for one in (desk, screen))
     mask = np.abs(np.asarray(empty, int) - np.asarray(seen, int)) > DIFFERENT
     return Image.merge("LA", (seen, Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))))
@@ -98,6 +108,22 @@ def likeness(reference: Image.Image, screen: Image.Image) -> float:
     if wanted.size < 200 or found.std() < 1 or wanted.std() < 1:
         return 0.0
     return float(np.corrcoef(wanted, found)[0, 1])
+
+
+class Rest:
+    """Tells when a screen has come to rest. A busy machine draws slowly, so it is the screen that is asked, not a clock
+    that was set beforehand."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.since = seconds, 0.0
+        self.last: np.ndarray | None = None
+
+    def reached(self, screen: Image.Image, moment: float) -> bool:
+        """With each look: whether nothing but a caret has changed for so many seconds."""
+        seen = np.asarray(screen.convert("L").resize(SIZE, Image.Resampling.BOX), int)
+        if self.last is None or np.count_nonzero(np.abs(seen - self.last) > DIFFERENT) > CARET_POINTS:
+            self.last, self.since = seen, moment
+        return moment - self.since >= self.seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,17 +160,24 @@ def check(parts: Portal, viewer_name: str, sample: str, reference: Image.Image |
         machine, failure = _until_live(parts, vm_session.id)
         if machine is None:
             return Outcome(viewer_name, sample, failure or "not-ready")
-        best, screen = -1.0, None
-        deadline = time.monotonic() + LOOK_SECONDS_MAX
-        while best < LIKENESS_MIN and time.monotonic() < deadline:
-            try:
-                screen = screenshot.take(parts.hypervisor, machine.vmid, node=machine.node)
-            except (DialFailed, HypervisorUnreachable) as error:
-                log.warning("look at machine %s: %s", machine.id, error)
-                return Outcome(viewer_name, sample, "no-screen")
-            best = max(best, likeness(reference, screen))
-            time.sleep(0.5)
+        try:
+            best, screen = _look(parts, machine, reference)
+        except (DialFailed, HypervisorUnreachable) as error:
+            log.warning("look at machine %s: %s", machine.id, error)
+            return Outcome(viewer_name, sample, "no-screen")
         return Outcome(viewer_name, sample, None if best >= LIKENESS_MIN else "not-like-before", best, screen)
+
+
+def _look(parts: Portal, machine: Machine, reference: Image.Image) -> tuple[float, Image.Image]:
+    """The best likeness that was seen and the last screen: until it is like before, or it has come to rest."""
+    best, rest = -1.0, Rest(LOOK_SECONDS_MAX)
+    longest = time.monotonic() + CHANGING_SECONDS_MAX
+    while True:
+        screen = screenshot.take(parts.hypervisor, machine.vmid, node=machine.node)
+        best, moment = max(best, likeness(reference, screen)), time.monotonic()
+        if best >= LIKENESS_MIN or rest.reached(screen, moment) or moment > longest:
+            return best, screen
+        time.sleep(0.5)
 
 
 def _open(parts: Portal, viewer: Viewer, bundle: Mapping[str, bytes], undo: contextlib.ExitStack) -> VmSession:
@@ -280,7 +313,7 @@ def noted(parts: Portal, viewer: str, sample: str, template_vmid: int) -> Outcom
 @contextlib.contextmanager
 def _alone(parts: Portal) -> Iterator[None]:
     """A key in Redis for as long as a try may take: the lease of machines is too short for one."""
-    key, seconds = "myphr:viewer-check", LIVE_SECONDS_MAX + 60
+    key, seconds = "myphr:viewer-check", TRY_SECONDS_MAX
     if not parts.redis.set(key, 1, nx=True, ex=seconds):
         raise lease.LeaseTaken("another check")
     try:

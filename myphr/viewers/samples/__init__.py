@@ -92,6 +92,7 @@ _SAMPLES: Mapping[str, Callable[[], Bundle]] = {
     "xlsx": _kept("table.xlsx"),
     "xls": _kept("table.xls.packed"),
     "pptx": _kept("slide.pptx"),
+    "ppt": _kept("slide.ppt.packed"),
     "odt": papers.letter,
     "ods": papers.table,
     "odp": papers.slide,

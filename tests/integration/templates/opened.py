@@ -13,12 +13,14 @@ from typing import Any
 
 from PIL import Image
 
+from myphr.still_opens import Rest
 from myphr.viewers import builder, catalogue
 from tests.integration.templates.folder_server import FolderServer
 from tests.integration.templates.machine import GuestMachine
 
 BOOT_SECONDS_MAX = 1200  # a busy machine took 7 minutes for what is half a one alone
-READY_SECONDS_MAX = 240
+READY_SECONDS_MAX = 480  # IGV took 210 s with 19 others at work on two cores, 65 s alone
+REST_SECONDS, REST_SECONDS_MAX = 8, 240
 
 
 class Sealed:
@@ -81,3 +83,14 @@ def log_of(machine: GuestMachine) -> str:
 
 def screen(machine: GuestMachine) -> Image.Image:
     return Image.open(machine.picture()).convert("RGB")
+
+
+def screen_at_rest(machine: GuestMachine) -> Image.Image:
+    """The screen once it does not change any more. Raises TimeoutError."""
+    rest, deadline = Rest(REST_SECONDS), time.monotonic() + REST_SECONDS_MAX
+    while time.monotonic() < deadline:
+        image = screen(machine)
+        if rest.reached(image, time.monotonic()):
+            return image
+        time.sleep(0.5)
+    raise TimeoutError(f"the screen went on changing for {REST_SECONDS_MAX} s")

@@ -17,7 +17,7 @@ from myphr.viewers import samples
 from tests.e2e.kept import keep
 from tests.e2e.test_viewers import alike
 from tests.integration.templates.conftest import TEMPLATES
-from tests.integration.templates.opened import Sealed, screen
+from tests.integration.templates.opened import Sealed, screen, screen_at_rest
 
 pytestmark = [pytest.mark.viewers, pytest.mark.qemu, pytest.mark.timeout(1800)]
 FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"
@@ -101,3 +101,31 @@ def check_coverage(image: Image.Image, bam: bytes) -> None:
     right, wrong = np.corrcoef(shown, depth)[0, 1], np.corrcoef(shown, depth[::-1])[0, 1]
     print(f"\n  coverage {right:.3f}, turned round {wrong:.3f}")
     assert right > 0.95 > wrong + 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "window", "first", "last"),
+    [
+        ("vcf", (1_109_696, 1_111_696), 1_110_696, 1_110_696),
+        ("bed", (117_119_016, 117_309_718), 117_120_017, 117_308_718),  # BED counts from 0, the end is behind
+    ],
+)
+def test_igv_draws_variants_and_regions_where_the_file_has_them(
+    genomics: Sealed, name: str, window: tuple[int, int], first: int, last: int
+) -> None:
+    with genomics.opened("igv", samples.of(name)) as machine:
+        image = screen_at_rest(machine)
+        keep(image, f"igv {name}")
+    check_colours(image, window, first, last)
+
+
+def check_colours(image: Image.Image, window: tuple[int, int], first: int, last: int) -> None:
+    """The coloured columns of the first track begin and end where these places lie; `window` is where
+    genome_browser.py goes."""
+    left, right = 173, 1251
+    track = np.asarray(image.convert("RGB"), int)[194:262, left:right]
+    columns = np.flatnonzero((track.max(2) - track.min(2) > 100).any(0))
+    one = (right - left) / (window[1] - window[0] + 1)
+    wanted = ((first - window[0]) * one, (last - window[0] + 1) * one)
+    print(f"\n  coloured from {columns.min()} to {columns.max() + 1}, wanted {wanted[0]:.1f} to {wanted[1]:.1f}")
+    assert abs(columns.min() - wanted[0]) < 4 and abs(columns.max() + 1 - wanted[1]) < 4

@@ -43,6 +43,16 @@ def test_a_reference_that_shows_nothing_recognises_nothing() -> None:
     assert still_opens.likeness(still_opens.reference_of(DESK, DESK), DESK) == 0
 
 
+def test_a_screen_has_come_to_rest_when_nothing_but_a_caret_changes() -> None:
+    caret = drawn(1)
+    ImageDraw.Draw(caret).rectangle((640, 300, 644, 330), fill=(255, 255, 255))
+    rest = still_opens.Rest(3)
+    looks = [(0, drawn(1)), (2, drawn(1)), (3, drawn(2)), (5, drawn(2)), (6, drawn(2))]
+    assert [rest.reached(screen, moment) for moment, screen in looks] == [False, False, False, False, True]
+    rest = still_opens.Rest(3)
+    assert [rest.reached((drawn(1), caret)[moment % 2], moment) for moment in range(4)] == [False, False, False, True]
+
+
 @pytest.mark.parametrize("name", samples.names())
 def test_every_sample_is_what_it_says(name: str) -> None:
     """Its first file, by content, with the rules that files of patients are told by."""
@@ -73,6 +83,7 @@ def test_every_picture_to_compare_with_belongs_to_a_claim_of_a_viewer() -> None:
 # Where these viewers show what they opened, in points of a picture to compare with.
 SHOWN = {
     "aeskulap": (0, 38, 312, 188), "simple-images": (74, 16, 320, 158),
+    "igv": (43, 48, 313, 156),
     "office": (0, 46, 300, 192), "qpdfview": (0, 24, 318, 200), "simple-documents": (74, 16, 320, 158),
 }  # fmt: skip
 
