@@ -118,8 +118,10 @@ def test_the_job_of_the_sweep_tries_the_one_that_is_due(parts: Portal, pages: Ma
     with parts.database.write() as db:
         db.delete(db.get_one(ViewerCheck, due))
     assert pages["radiology"].count(OPENED) == 1
-    parts.queue.enqueue("jobs.machines.try_a_viewer", seconds_max=still_opens.TRY_SECONDS_MAX)
-    deadline = time.monotonic() + still_opens.TRY_SECONDS_MAX
+    deadline, again_at = time.monotonic() + still_opens.TRY_SECONDS_MAX, 0.0
     while pages["radiology"].count(OPENED) < 2:
         assert time.monotonic() < deadline, "the job did not look, or it did not open"
+        if time.monotonic() > again_at:  # while the machine of the test before this one still ends, it tries nothing
+            parts.queue.enqueue("jobs.machines.try_a_viewer", seconds_max=still_opens.TRY_SECONDS_MAX)
+            again_at = time.monotonic() + 20
         time.sleep(1)
