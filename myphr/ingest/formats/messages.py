@@ -13,8 +13,9 @@ _MAIL_FIELDS = (
     b"mime-version:",
 )  # fmt: skip
 _BLUE_BUTTON = re.compile(
-    rb"^[-=* \t]{0,80}(?:MY HEALTHEVET PERSONAL (?:HEALTH )?INFORMATION|MYMEDICARE\.GOV PERSONAL HEALTH INFORMATION)|"
-    rb"Produced by the (?:[A-Z]{2,8} )?Blue Button|TRICARE ONLINE.{0,80}PERSONAL HEALTH|"
+    rb"^[-=* \t]{0,80}(?:MY HEALTHEVET PERSONAL (?:HEALTH )?|(?:MY)?MEDICARE\.GOV PERSONAL HEALTH )INFORMATION|"
+    rb"^VA Blue Button\W{0,4}report\W*$|TRICARE ONLINE.{0,80}PERSONAL HEALTH|"
+    rb"Produced by the (?:[A-Z]{2,8} )?Blue Button|"
     rb"^[-=* \t]{0,60}(?-i:(?:VA |CMS |MEDICARE )?BLUE BUTTON(?: (?:REPORT|DOWNLOAD|DATA))?)[-=* \t]{0,60}\r?$",
     re.IGNORECASE | re.DOTALL | re.MULTILINE,
 )
@@ -27,7 +28,7 @@ def _hl7(head: bytes) -> Identified | None:
 def _mail(head: bytes) -> Identified | None:
     """Header fields up to an empty line, at least three of those that mails have."""
     top = head[:32_768].removeprefix(b"\xef\xbb\xbf").removeprefix(b"From ")
-    top = top.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n", 1)[0]
+    top = top.lstrip(b"\r\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n", 1)[0]
     lines = top.split(b"\n")[:200]
     if len(lines) < 3 or not all(_FIELD.match(line) for line in lines[1:-1] or lines):
         return None

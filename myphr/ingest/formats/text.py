@@ -21,6 +21,7 @@ def _html(head: bytes) -> Identified | None:
 
 
 _TABLE_SAMPLE_BYTES = 8192
+_SAMPLE = re.compile(r"-?\d{1,12}(?:[.,]\d{1,12})?")
 _ABOVE_MAX = 8  # lines that some exports put above their table
 
 
@@ -32,10 +33,11 @@ def _table(head: bytes) -> Identified | None:
         return None
     for delimiter in ",;\t":
         try:
-            rows = [row for row in csv.reader(io.StringIO(whole), delimiter=delimiter) if row][:60]
+            lines = list(csv.reader(io.StringIO(whole), delimiter=delimiter))
         except csv.Error:
             continue
-        if _is_table(rows, tabs=delimiter == "\t"):
+        rows = [row for row in lines if row][:60]
+        if _is_table(rows, tabs=delimiter == "\t") or _are_tables(lines, tabs=delimiter == "\t"):
             if delimiter == "\t":
                 return Identified("tsv", "text/tab-separated-values", "table", "likely", "x-fmt/13")
             return Identified("csv", "text/csv", "table", "likely", "x-fmt/18")
@@ -54,8 +56,39 @@ def _is_table(rows: list[list[str]], *, tabs: bool) -> bool:
     sure = even == len(table) if len(table) < 10 or cells < 3 else even >= 0.9 * len(table)
     if not (enough and sure and cells >= 2 and (tabs or cells > 2 or len(table) > 3)):
         return False
+    if _is_code(table) or (cells == 2 and not any(row[1].strip() for row in table)):  # lines of code that end in a sign
+        return False
+    if cells > 3:  # no prose has so many commas in every line: heads may be questions, and cells hold what people wrote
+        return all(len(cell) < 4000 for row in table for cell in row)
     named = all(len(cell) < 80 and not cell.rstrip().endswith((".", "!", "?")) for cell in table[0])
     return named and all(len(cell) < 400 for row in table for cell in row)
+
+
+def _is_code(rows: list[list[str]]) -> bool:
+    return any(row[-1].rstrip().endswith((";", "{", "}", "(")) for row in rows)
+
+
+def _are_tables(lines: list[list[str]], *, tabs: bool) -> bool:
+    """Several tables, empty lines between them, each perhaps below its name: what watches and glucose meters export.
+    Below them may stand a column of samples."""
+    blocks: list[list[list[str]]] = [[]]
+    for line in lines:
+        if any(cell.strip() for cell in line):
+            blocks[-1].append(line)
+        elif blocks[-1]:
+            blocks.append([])
+    blocks = [block for block in blocks if block]
+    sure = rows = 0
+    for block in blocks:
+        table = block[1:] if len(block[0]) == 1 and len(block) > 1 and len(block[1]) > 1 else block
+        rows += len(table)
+        if _is_code(table):
+            return False
+        if _is_table(table, tabs=tabs) or all(len(row) == 1 and _SAMPLE.fullmatch(row[0].strip()) for row in table):
+            sure += len(table)
+        elif len({len(row) for row in table}) > 1 or len(table[0]) == 1:
+            return False
+    return len(blocks) > 1 and sure * 2 >= rows and any(len(row) > 1 for block in blocks for row in block)
 
 
 def _text(head: bytes) -> Identified | None:
