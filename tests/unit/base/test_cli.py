@@ -1,6 +1,8 @@
 """The command line: an installation is made once, and made again without harm."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,14 +17,16 @@ from tests.running_keyholder import RunningKeyholder
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> Iterator[Path]:
-    monkeypatch.setenv("MYPHR_HOME", str(tmp_path / "home"))
+def home(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="myphr-cli-"))  # the path of a socket below it has room for 107 bytes
+    monkeypatch.setenv("MYPHR_HOME", str(folder / "home"))
     monkeypatch.setenv("MYPHR_REDIS_URL", redis_url)
     monkeypatch.setenv("MYPHR_ARGON2_MEMORY_KIB", "8")
     monkeypatch.setenv("MYPHR_ARGON2_PASSES", "1")
     before = os.umask(0o022)  # `init` sets it for its own process
-    yield tmp_path / "home"
+    yield folder / "home"
     os.umask(before)
+    shutil.rmtree(folder)
 
 
 def keys_of(home: Path) -> dict[str, bytes]:
