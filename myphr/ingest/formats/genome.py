@@ -17,12 +17,15 @@ _SAM_RECORD = re.compile(
 _BASES = re.compile(rb"[ACGTUNRYSWKMBDHVXacgtunryswkmbdhvx.*-]+")
 _COLOURS = re.compile(rb"[ACGTacgt][0-3.]+")  # SOLiD: a base, then the changes from base to base
 _RESIDUES = re.compile(rb"[A-Za-z*.-]+")
-# GFF3 and GTF 2.2: nine columns. A feature that crosses an edge may start before it.
-_GFF = re.compile(rb"[^\t]+\t[^\t]+\t[^\t]+\t-?\d+\t-?\d+\t[0-9.eE+-]+\t[+.?-]\t[012.]\t[^\t]*")
+# GFF3 and GTF 2.2: nine columns, in GFF2 and GTF perhaps one of comments. A feature across an edge may start before it.
+_GFF = re.compile(
+    rb"[^\t]+\t[^\t]+\t[^\t]+\t-?\d+\t-?\d+\t[0-9.eE+-]+\t[+.?-]\t[012.](?:\t[^\t]*){0,2}"
+)
 _GTF_ATTRIBUTES = re.compile(rb'(?:^|[\s;])(?:gene|transcript)_id "')  # the two that GTF demands; GFF2 has others
 _BED_NAME, _BED_PLACE = re.compile(rb"[A-Za-z0-9_.|-]{1,255}"), re.compile(rb"\d{1,19}")
 _CHROMOSOME = re.compile(rb"(?:chr)?(?:\d{1,2}|X|Y|M|MT|Un\w*|\w+_random)|chr.*|(?:N[CTWGZ]|[GK][LI]|CM)_?\d{5,}.*")
 _BED_COLUMNS = re.compile(rb"#?chrom\w*[\t ]+(?:chrom)?start[\t ]+(?:chrom)?(?:end|stop)\b", re.IGNORECASE)
+_PLACE_MIN = 10_000
 _TITLES = (b"track", b"browser")  # lines for a genome browser, above the rows of BED
 _LONG_READ_BASES = 4096  # no text has a line of so many letters that are all bases
 _HEAD_FULL_BYTES = 60 * 1024  # a head of this size may be cut in a read
@@ -117,7 +120,7 @@ def _annotation(head: bytes) -> Identified | None:
         return Identified("gff", "text/x-gff", "gff")
     comments, rows = _rows(head)
     if rows and all(_GFF.fullmatch(row) for row in rows):
-        gtf = any(_GTF_ATTRIBUTES.search(row.rsplit(b"\t", 1)[-1]) for row in rows)
+        gtf = any(_GTF_ATTRIBUTES.search(b" ".join(row.split(b"\t")[8:])) for row in rows)
         return Identified("gtf" if gtf else "gff", "text/x-gff", "gff-columns", "likely")
     return Identified("bed", "text/x-bed", "bed", "likely") if _bed(comments, rows) else None
 
@@ -156,7 +159,10 @@ def _bed(above: list[bytes], rows: list[bytes]) -> bool:
         return True
     if all(cells[0].startswith(b"chr") for cells in found):
         return True
-    return len(found) > 1 and b"\t" in rows[0] and all(_CHROMOSOME.fullmatch(cells[0]) for cells in found)
+    if len(found) < 2 or b"\t" not in rows[0] or not all(_CHROMOSOME.fullmatch(cells[0]) for cells in found):
+        return False
+    # A number in front is a chromosome where what follows are places in a genome: tables of blood pressures are not.
+    return any(int(cells[1]) >= _PLACE_MIN for cells in found) or not all(cells[0].isdigit() for cells in found)
 
 
 def _is_region(cells: list[bytes]) -> bool:

@@ -24,6 +24,12 @@ _NAMESPACE = re.compile(r"\sxmlns(?::([\w.-]+))?\s*=\s*(?:\"([^\"]*)\"|'([^']*)'
 _HL7, _FHIR, _OPENEHR = "urn:hl7-org:v3", "http://hl7.org/fhir", "http://schemas.openehr.org/"
 _OPENEHR_ROOTS = {"composition", "ehr_status", "versioned_composition", "version", "extract", "compositions"}
 
+# What a page or a part of one begins with
+_HTML_PARTS = {
+    "body", "head", "div", "p", "table", "script", "iframe", "title", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol",
+    "span", "br", "hr", "pre", "center", "font", "img",
+}  # fmt: skip
+
 # (root, start of its namespace) -> format, media type. An empty namespace: whatever it is.
 _ROOTS: dict[tuple[str, str], tuple[str, str]] = {
     ("ClinicalDocument", _HL7): ("cda-xml", "application/xml"),
@@ -85,16 +91,7 @@ def _xml(head: bytes) -> Identified | None:
         return Identified("fhir-xml", "application/fhir+xml", "xml-fhir", puid=PUID)
     if namespace.startswith(_OPENEHR) or (name.lower() in _OPENEHR_ROOTS and "archetype_node_id" in text[:8192]):
         return Identified("openehr-xml", "application/xml", "xml-openehr", puid=PUID)
-    if name.lower() in (
-        "body",
-        "head",
-        "div",
-        "p",
-        "table",
-        "script",
-        "iframe",
-        "title",
-    ) and not text.lstrip().startswith("<?xml"):
+    if name.lower() in _HTML_PARTS and not namespace and not text.lstrip().startswith("<?xml"):
         return Identified("html", "text/html", "html-fragment", "likely")
     declared = text.lstrip().startswith("<?xml")
     if not declared and not namespace and f"</{name}" not in text and "/>" not in text:

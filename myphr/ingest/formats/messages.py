@@ -10,8 +10,10 @@ _HL7 = re.compile(rb"(?:\xef\xbb\xbf)?[\s\x0b]*(?:FHS|BHS|MSH)([|!#$%*+,./:;=@^~
 _FIELD = re.compile(rb"[!-9;-~]{1,76}[ \t]{0,3}:|[ \t]+\S")  # 2.2 and, for the older blanks before the colon, 4.5
 _MAIL_FIELDS = (
     b"received:", b"return-path:", b"delivered-to:", b"from:", b"to:", b"date:", b"subject:", b"message-id:",
-    b"mime-version:",
+    b"mime-version:", b"content-type:", b"content-transfer-enc", b"reply-to:", b"sender:", b"cc:", b"in-reply-to:",
+    b"references:", b"x-mailer:", b"user-agent:",
 )  # fmt: skip
+_ONLY_MAIL = {b"received:", b"return-path:", b"delivered-to:", b"from:", b"to:", b"subject:", b"message-id:"}
 _BLUE_BUTTON = re.compile(
     rb"^[-=* \t]{0,80}(?:MY HEALTHEVET PERSONAL (?:HEALTH )?|(?:MY)?MEDICARE\.GOV PERSONAL HEALTH )INFORMATION|"
     rb"^VA Blue Button\W{0,4}report\W*$|TRICARE ONLINE.{0,80}PERSONAL HEALTH|"
@@ -32,8 +34,9 @@ def _mail(head: bytes) -> Identified | None:
     lines = top.split(b"\n")[:200]
     if len(lines) < 3 or not all(_FIELD.match(line) for line in lines[1:-1] or lines):
         return None
-    known = {field for field in _MAIL_FIELDS for line in lines if line[:16].lower().startswith(field)}
-    return Identified("eml", "message/rfc822", "mail-fields", puid="fmt/950") if len(known) >= 3 else None
+    known = {field for field in _MAIL_FIELDS for line in lines if line[:20].lower().startswith(field)}
+    fits = len(known) >= 3 and known & _ONLY_MAIL  # answers of web servers have some of the others
+    return Identified("eml", "message/rfc822", "mail-fields", puid="fmt/950") if fits else None
 
 
 def _blue_button(head: bytes) -> Identified | None:

@@ -2,12 +2,13 @@
 had compound files, which are in `compound`."""
 
 import re
+import zlib
 
 from myphr.ingest.formats import Identified, Rule, compound, magic
 from myphr.ingest.formats.elsewhere import Elsewhere
 
 _LOCAL_HEADER = re.compile(rb"PK\x03\x04.{22}(..)(..)", re.DOTALL)  # APPNOTE 4.3.7: name length, extra length
-_LISTED = re.compile(rb"PK\x01\x02.{24}(..).{16}", re.DOTALL)  # 4.3.12: name length
+_LISTED = re.compile(rb"PK\x01\x02.{24}(..).{12}(....)", re.DOTALL)  # 4.3.12: name length, place
 _OOXML = "application/vnd.openxmlformats-officedocument."
 _OOXML_FOLDERS = {
     b"word/": ("docx", _OOXML + "wordprocessingml.document"),
@@ -28,6 +29,7 @@ _ZIP = Identified("zip", "application/zip", "zip", puid="x-fmt/263")
 _CONTENT_TYPES = b"[content_types].xml"  # ECMA-376 part 2, 7.2.3: every package has it; names are compared without case
 _END_BYTES = 1024  # the end record is 22 bytes and a comment, which packages have not
 _LISTED_BYTES_MAX = 16 * 1024
+_TYPES_BYTES_MAX = 8 * 1024
 
 
 def member_names(head: bytes, most: int = 200) -> list[bytes]:
@@ -78,12 +80,33 @@ def _by_its_list(found: Identified, elsewhere: Elsewhere) -> Identified | None:
         return found
     length, place = (int.from_bytes(end[at + 12 + 4 * n : at + 16 + 4 * n], "little") for n in range(2))
     listed = elsewhere.at(place, min(length, _LISTED_BYTES_MAX))
-    names = []
+    names = {}
     for entry in _LISTED.finditer(listed):
-        names.append(_plain(listed[entry.end() : entry.end() + int.from_bytes(entry[1], "little")]))
+        name = _plain(listed[entry.end() : entry.end() + int.from_bytes(entry[1], "little")])
+        names[name] = int.from_bytes(entry[2], "little")
     if not names:
         return found
-    return (_kind_of(names, "ooxml-list") if _CONTENT_TYPES in names else None) or _ZIP
+    if _CONTENT_TYPES not in names:
+        return _ZIP
+    return _kind_of([*names], "ooxml-list") or _by_content_types(elsewhere, names[_CONTENT_TYPES]) or _ZIP
+
+
+def _by_content_types(elsewhere: Elsewhere, at: int) -> Identified | None:
+    """Parts may lie in any folder; what the main one is, the content types say (ECMA-376 part 2, 7.2.3)."""
+    member = elsewhere.at(at, _TYPES_BYTES_MAX)
+    header = _LOCAL_HEADER.match(member)
+    if header is None:
+        return None
+    types = member[header.end() + sum(int.from_bytes(header[n], "little") for n in (1, 2)) :]
+    if member[8:10] == b"\x08\0":
+        try:
+            types = zlib.decompressobj(-zlib.MAX_WBITS).decompress(types, 4 * _TYPES_BYTES_MAX)
+        except zlib.error:
+            return None
+    for folder, (_format, media_type) in _OOXML_FOLDERS.items():
+        if media_type.encode() + b".main+xml" in types:
+            return _kind_of([folder], "ooxml-content-types")
+    return None
 
 
 def _open_document(head: bytes) -> Identified | None:

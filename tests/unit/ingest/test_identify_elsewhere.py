@@ -48,15 +48,19 @@ def tiff_with_directory_behind(*tags: tuple[int, bytes], big: bool = False, pixe
     return start + bytes(pixels) + struct.pack("<" + count, len(tags)) + entries + bytes(8) + texts
 
 
-def packed(*members: tuple[str, int]) -> bytes:
+def packed(*members: tuple[str, int | bytes]) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        for name, size in members:
-            archive.writestr(name, random.Random(1).randbytes(size))
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(name, random.Random(1).randbytes(content) if isinstance(content, int) else content)
     return out.getvalue()
 
 
 OME = b'<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"></OME>'
+TYPES = (
+    b'<Types><Override PartName="/workbook.xml" '
+    b'ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml"/></Types>'
+)
 FAR = {
     "ppt": [compound("Pictures", "PowerPoint Document", directory=(700, 701)),
             compound("Pictures", "a", "b", "c", "d", "PowerPoint Document", directory=(100, 7, 90))],
@@ -70,6 +74,7 @@ FAR = {
     "fhir-json": [json.dumps({"content": [{"data": "A" * 90_000}], "resourceType": "DocumentReference"}).encode()],
     "json": [json.dumps({"content": "A" * 90_000, "note": '{"resourceType": "Patient"}'}).encode()],
     "docx": [packed(("word/media/image1.png", 90_000), ("word/document.xml", 100), ("[Content_Types].xml", 100))],
+    "xlsx": [packed(("sheet1.xml", 90_000), ("workbook.xml", 100), ("[Content_Types].xml", TYPES))],
     "zip": [packed(("letters/word.png", 90_000), ("word/a.xml", 9)),
             packed(("word/a.xml", 9), ("word/b.xml", 9), ("word/c.xml", 9), ("word/photo.png", 90_000))],
     "m4a": [film(b"soun").replace(b"moov", b"free") + box(b"mdat", bytes(200_000)) + film(b"soun")[24:]],
