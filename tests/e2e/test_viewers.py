@@ -281,7 +281,7 @@ def test_a_study_is_on_the_screen_of_the_patient_and_of_whom_she_shares_it_with(
     page.get_by_role("button", name="Send the link").click()
     passcode = page.locator("#passcode-to-tell").inner_text().strip()
     caregiver = new_screen(tablet_sized=True).page
-    caregiver.goto(mailed_link(portal))
+    caregiver.goto(mailed_link(portal, CAREGIVER.email))
     caregiver.get_by_label("Passcode").fill(passcode)
     caregiver.get_by_role("button", name="Show me the screen").tap()
     expect(caregiver.get_by_role("heading", level=1)).to_contain_text("view only")
