@@ -82,6 +82,8 @@ class StateTable:
         """`move` for who has read the row's state and no object of it. Returns what was set; raises as `move`."""
         columns = self.model.__table__.columns  # type: ignore[attr-defined]
         changes = {"state": self.next(state, event), "changed_at": now(), **values}
+        if changes["state"] == state:
+            del changes["state"]  # the row is asked for it all the same; written again, its index would be too
         changes = {key: value for key, value in changes.items() if key in columns}
         values = {"seen_id": row_id, "seen_state": state} | changes
         if only_if:

@@ -92,8 +92,8 @@ class Walk:
         self.steps = 0
         self.explicit = explicit
         order = "<" if little else ">"
-        self._tag = struct.Struct(order + "HH")
-        self._u16 = struct.Struct(order + "H")
+        self._explicit = struct.Struct(order + "HH2sH")
+        self._implicit = struct.Struct(order + "HHI")
         self._u32 = struct.Struct(order + "I")
 
     def header(self, explicit: bool) -> tuple[int, bytes, int]:
@@ -102,21 +102,22 @@ class Walk:
         data, at = self.data, self.at
         if self.steps > self.steps_max or at + 8 > len(data):
             raise Stop
-        group, element = self._tag.unpack_from(data, at)
-        tag = group << 16 | element
-        if group == 0xFFFE or not explicit:
-            self.at = at + 8
-            return tag, b"", self._u32.unpack_from(data, at + 4)[0]
-        vr = data[at + 4 : at + 6]
-        if vr in _LONG_VRS:
-            if at + 12 > len(data):
-                raise Stop
-            self.at = at + 12
-            return tag, vr, self._u32.unpack_from(data, at + 8)[0]
-        if vr not in _SHORT_VRS:
-            raise Stop
+        if explicit:
+            group, element, vr, length = self._explicit.unpack_from(data, at)
+            if group != 0xFFFE:
+                value = at + 8
+                if vr in _LONG_VRS:
+                    value = at + 12
+                    if value > len(data):
+                        raise Stop
+                    length = self._u32.unpack_from(data, at + 8)[0]
+                elif vr not in _SHORT_VRS:
+                    raise Stop
+                self.at = value
+                return group << 16 | element, vr, length
+        group, element, length = self._implicit.unpack_from(data, at)
         self.at = at + 8
-        return tag, vr, self._u16.unpack_from(data, at + 6)[0]
+        return group << 16 | element, b"", length
 
     def elements(self):
         """Top-level elements in order. Ends at the end of the head, at disorder or at a limit."""
