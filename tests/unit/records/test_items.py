@@ -255,15 +255,26 @@ def test_only_objects_that_nobody_knows_are_swept(portal, patient):
     assert list(portal.store.keys()) == [item.object_key]
 
 
-def test_room_is_told_from_its_index_and_counts_what_has_its_key(portal, patient):
-    """From the rows it would take longer with every file that is there, and it is asked for with each that comes."""
-    kept, gone = put(portal, patient, b"k" * 700), put(portal, patient, b"g" * 400)
-    asked = filing._BYTES._statement.params(account="x").compile(
-        portal.database.engine, compile_kwargs={"literal_binds": True}
-    )
+def plan_of(portal, query, **values) -> str:
+    """What SQLite will do. It reads the indexes from the file, as a process that starts does."""
+    portal.database.dispose()
     with portal.database.read() as db:
-        plan = db.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}").all()
-    assert any("ix_item_room" in row.detail for row in plan)
+        text = query._made_for(db.connection(), values)._text
+        rows = db.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", ("x",) * text.count("?")).all()
+    return "\n".join(row.detail for row in rows)
+
+
+def test_what_is_asked_with_every_file_reads_no_rows_of_the_others(portal, patient):
+    """It would take longer with every file that is there."""
+    put(portal, patient, b"k" * 700)
+    held = plan_of(portal, filing._ITEMS, account="x", keys=["ab"])
+    assert "ix_item_content (account_id=? AND content_key=?)" in held
+    assert "(account_id=? AND group_key=?)" in plan_of(portal, filing._STUDIES, account="x", keys=["ab"])
+    assert "ix_item_room (account_id=? AND plain_bytes>?)" in plan_of(portal, filing._BYTES, account="x")
+
+
+def test_room_counts_what_has_its_key(portal, patient):
+    kept, gone = put(portal, patient, b"k" * 700), put(portal, patient, b"g" * 400)
     items.remove_item(portal.database, kept.account_id, gone.id, Actor("patient", kept.account_id))
     items.erase_removed(portal.database, portal.store)
     settings = dataclasses.replace(portal.settings, record_bytes_max=1000)
