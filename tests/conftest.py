@@ -154,6 +154,13 @@ def full_redis(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
+def short_path() -> Iterator[Path]:
+    """As `tmp_path`, for a home in which processes listen: a socket's path has room for 107 bytes only."""
+    with tempfile.TemporaryDirectory(prefix="myphr-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def portal(tmp_path: Path, redis_url: str) -> Iterator["Portal"]:
     """A whole portal below `tmp_path`, with tables and service keys, and nobody in it."""
     portal = cast_module.new_portal(tmp_path / "home", redis_url)

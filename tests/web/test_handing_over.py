@@ -4,6 +4,7 @@ import base64
 import datetime as dt
 import json
 import re
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -334,9 +335,9 @@ def test_stopping_between_the_last_byte_and_the_commit_files_nothing(
 
     describe = identify.describe
 
-    def stopped_now(head: bytes):
+    def stopped_now(*file: Any):
         change(portal, state="revoked")
-        return describe(head)
+        return describe(*file)
 
     content = bytes(3 * KIB64)
     address = "" if whole else begin(desk, link, len(content))

@@ -14,8 +14,8 @@ from tests.running_keyholder import RunningKeyholder
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    settings = load({}, home=tmp_path / "home", argon2_memory_kib=64, argon2_passes=1)
+def settings(short_path: Path) -> Settings:
+    settings = load({}, home=short_path / "home", argon2_memory_kib=64, argon2_passes=1)
     settings.run_dir.mkdir(parents=True)
     return settings
 
@@ -77,7 +77,7 @@ def test_it_gets_its_own_user_only_where_that_user_gets_through(
     assert cli._keyholder_user(open_all_the_way) is None
 
 
-def test_the_doctor_says_what_is_wrong_with_it(settings: Settings, made: RunningKeyholder, tmp_path: Path) -> None:
+def test_the_doctor_says_what_is_wrong_with_it(settings: Settings, made: RunningKeyholder, short_path: Path) -> None:
     assert "not running" in checks(settings)["keyholder"].sentence and checks(settings)["keyholder"].ok
     made.start()
     found = checks(settings)
@@ -86,5 +86,5 @@ def test_the_doctor_says_what_is_wrong_with_it(settings: Settings, made: Running
     made.kill()
     found = checks(settings)
     assert not found["keyholder"].ok and "log" in found["keyholder"].remedy
-    made.folder.rename(tmp_path / "lost")
+    made.folder.rename(short_path / "lost")
     assert "never set up" in checks(settings)["keyholder"].sentence

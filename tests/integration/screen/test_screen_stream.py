@@ -186,7 +186,7 @@ def test_a_machine_that_dies_closes_the_screen(stage: Stage, fake):
 def test_a_wrong_console_password_closes_the_screen(stage: Stage, fake):
     stage.pve.machines[stage.vmid] = (fake.path, "another")
     assert stage.connect().close_code() == 4502
-    assert "password" in stage.gateway.log
+    wait_for("the reason", lambda: "password" in stage.gateway.log)
 
 
 def test_a_machine_room_that_does_not_answer_closes_the_screen(stage: Stage):

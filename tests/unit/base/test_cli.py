@@ -1,8 +1,6 @@
 """The command line: an installation is made once, and made again without harm."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,16 +15,14 @@ from tests.running_keyholder import RunningKeyholder
 
 
 @pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="myphr-cli-"))  # the path of a socket below it has room for 107 bytes
-    monkeypatch.setenv("MYPHR_HOME", str(folder / "home"))
+def home(short_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> Iterator[Path]:
+    monkeypatch.setenv("MYPHR_HOME", str(short_path / "home"))
     monkeypatch.setenv("MYPHR_REDIS_URL", redis_url)
     monkeypatch.setenv("MYPHR_ARGON2_MEMORY_KIB", "8")
     monkeypatch.setenv("MYPHR_ARGON2_PASSES", "1")
     before = os.umask(0o022)  # `init` sets it for its own process
-    yield folder / "home"
+    yield short_path / "home"
     os.umask(before)
-    shutil.rmtree(folder)
 
 
 def keys_of(home: Path) -> dict[str, bytes]:
