@@ -25,7 +25,7 @@ JOB = "jobs.sharing.rewrap_share"
 JOB_AGAIN = "jobs.sharing.rewrap_share_again"
 BATCH = 500
 JOB_SECONDS_MAX = 600
-STUCK = dt.timedelta(seconds=60)
+STUCK = dt.timedelta(seconds=20)  # a batch takes less than a second; until it is done, old halves open
 
 log = logging.getLogger(__name__)
 Keys = dict[tuple[str, int], bytes]  # by compartment or class, and epoch
