@@ -34,6 +34,9 @@ BOOT_SECONDS_MAX = 300
 STATE_BYTES_MAX = 512 * 1024 * 1024
 RESUME_SECONDS = 20
 SETTLE_SECONDS = 1.0  # after "waiting", so that what the guest starts last is done
+# In the background a boot that fails is tried again after these pauses: one hiccup of a busy host must not leave
+# every machine of the template with a slow start until somebody asks for the next one.
+RETRY_SECONDS = (2.0, 30.0, 300.0)
 _BLOCK = 1 << 20
 _READ_ONLY = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 # What of a configuration shapes the virtual hardware: a clone that differs in any of it boots cold.
@@ -73,7 +76,9 @@ class Sealer:
     def __init__(self, machines: Machines) -> None:
         self._machines = machines
         self._open: dict[int, Seal] = {}
-        self._locks: dict[int, asyncio.Lock] = {}
+        # Apart from each other, so that machines boot cold while the seal is made, instead of waiting for it.
+        self._making: dict[int, asyncio.Lock] = {}
+        self._loading: dict[int, asyncio.Lock] = {}
         self._refreshing: dict[int, asyncio.Task[None]] = {}
 
     def _folder(self, vmid: int) -> Path:
@@ -90,15 +95,12 @@ class Sealer:
         tags = formats.split_list(str(config.get("tags", "")))
         return bool(TAG in tags and config.get("template") and qemu.agent_enabled(config))
 
-    def _lock(self, vmid: int) -> asyncio.Lock:
-        return self._locks.setdefault(vmid, asyncio.Lock())
-
     # -- making -------------------------------------------------------------------------------
-    async def seal(self, vmid: int, log: Callable[[str], None]) -> None:
-        """Boots the template once and keeps it. A failure leaves a template that boots cold; it is no error of the
-        task."""
+    async def seal(self, vmid: int, log: Callable[[str], None]) -> bool:
+        """Boots the template once and keeps it. A failure leaves a template that boots cold (False); it is no error of
+        the task."""
         try:
-            async with self._lock(vmid):
+            async with self._making.setdefault(vmid, asyncio.Lock()):
                 await self._seal(vmid, log)
         except (
             TaskFailed,
@@ -111,6 +113,8 @@ class Sealer:
             TimeoutError,
         ) as problem:
             log(f"not sealed, machines will boot cold: {problem or type(problem).__name__}")
+            return False
+        return True
 
     async def _seal(self, vmid: int, log: Callable[[str], None]) -> None:
         machines = self._machines
@@ -218,7 +222,7 @@ class Sealer:
         template = document.get("template")
         if not document.get("fresh") or template is None or not machines.exists(template) or not self.wanted(template):
             return False
-        async with self._lock(template):
+        async with self._loading.setdefault(template, asyncio.Lock()):
             seal = await self._load(template)
         if seal is None:
             self._refresh_later(template)
@@ -226,13 +230,14 @@ class Sealer:
         if seal.shape != shape_of(document["config"], machines.accelerator):
             return False
         machine = machines.machine(vmid)
+        memory = os.dup(seal.memory)  # the seal may be replaced, and its descriptor closed, while QEMU is started
         try:
             # From the first moment on the clone's disk is one over the sealed machine's disk, also after a crash.
             document = {k: v for k, v in document.items() if k != "fresh"} | {"seal": str(seal.folder)}
             machines.save(vmid, document)
             plan = dataclasses.replace(
-                machines.launch_plan(vmid), memory_path=f"/proc/self/fd/{seal.memory}", incoming=True,
-                extra_descriptors=(seal.memory,),
+                machines.launch_plan(vmid), memory_path=f"/proc/self/fd/{memory}", incoming=True,
+                extra_descriptors=(memory,),
             )  # fmt: skip
             control = await machines.launch(machine, plan, log)
             async with asyncio.timeout(RESUME_SECONDS):
@@ -244,10 +249,13 @@ class Sealer:
             await asyncio.to_thread(self._renew_overlay, vmid)
             document = {k: v for k, v in machines.document(vmid).items() if k != "seal"} | {"fresh": True}
             machines.save(vmid, document)
-            self._drop(template)
+            if self._open.get(template) is seal:
+                self._drop(template)
             await asyncio.to_thread(shutil.rmtree, seal.folder, True)
             self._refresh_later(template)
             return False
+        finally:
+            os.close(memory)
 
     async def _send_state(self, control: Qmp, run_dir: Path, state: Path) -> None:
         near = run_dir / "incoming.sock"
@@ -304,8 +312,9 @@ class Sealer:
         except (OSError, ValueError, KeyError) as problem:
             self._machines.say(f"sealed machine of template {template} is damaged ({problem}), making it anew")
             return None
-        self._open[template] = seal
-        return seal
+        if template in self._open:  # made anew meanwhile
+            os.close(seal.memory)
+        return self._open.setdefault(template, seal)
 
     def _replace(self, vmid: int, seal: Seal) -> None:
         self._drop(vmid)
@@ -320,10 +329,17 @@ class Sealer:
         """Makes a missing or damaged sealed machine anew in the background; until then machines boot cold."""
         current = self._refreshing.get(template)
         if current is None or current.done():
-            say = self._machines.say
-            self._refreshing[template] = asyncio.create_task(
-                self.seal(template, lambda t: say(f"template {template}: {t}"))
-            )
+            self._refreshing[template] = asyncio.create_task(self._refresh(template))
+
+    async def _refresh(self, template: int) -> None:
+        def say(text: str) -> None:
+            self._machines.say(f"template {template}: {text}")
+
+        for pause in (*RETRY_SECONDS, None):
+            if await self.seal(template, say) or pause is None:
+                return
+            say(f"tried again in {pause:.0f} s")
+            await asyncio.sleep(pause)
 
     async def recover(self) -> None:
         """At start: seals what a crash left unsealed, removes generations that nobody uses."""

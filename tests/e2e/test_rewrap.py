@@ -3,6 +3,7 @@ tells how far it is."""
 
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 
@@ -42,9 +43,25 @@ def last_task(portal: Portal) -> RewrapTask:
     return task
 
 
-def held(running: RunningPortal, number: signal.Signals) -> None:
+def signalled(running: RunningPortal, number: signal.Signals) -> None:
     for process in running.processes(WORKER):
         os.kill(process, number)
+
+
+def held(running: RunningPortal) -> None:
+    """The worker stands still, but not in the middle of a transaction: the pages, too, would wait for that one."""
+    for _attempt in range(50):
+        signalled(running, signal.SIGSTOP)
+        database = sqlite3.connect(f"file:{running.home}/db/myphr.sqlite?mode=rw", 0.2, isolation_level=None, uri=True)
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError:
+            signalled(running, signal.SIGCONT)
+            time.sleep(0.01)
+        finally:
+            database.close()
+    raise AssertionError("the worker is in a transaction whenever it is stopped")
 
 
 def until_batch(portal: Portal) -> None:
@@ -77,7 +94,7 @@ def test_a_person_taken_out_of_thousands_of_files_with_the_progress_on_the_page(
     share = goes.url
 
     # The worker stands still while somebody looks at the page, so that there is something to see.
-    held(running_portal, signal.SIGSTOP)
+    held(running_portal)
     try:
         patient.get_by_role("link", name="Remove Gert Lund").click()
         patient.get_by_role("button", name="Stop sharing").click()
@@ -87,15 +104,15 @@ def test_a_person_taken_out_of_thousands_of_files_with_the_progress_on_the_page(
         answer = goes.goto(share)
         assert answer and answer.status == 404
         patient.evaluate("() => { window.sameDocument = true; }")
-        held(running_portal, signal.SIGCONT)
+        signalled(running_portal, signal.SIGCONT)
         until_batch(portal)
-        held(running_portal, signal.SIGSTOP)
+        held(running_portal)
         done = last_task(portal).done
         assert 0 < done < FILES
         expect(patient.locator("main")).to_contain_text(f"New keys: {done:,} of {FILES:,} files")
         seen(patient, "rewrap-under-way")
     finally:
-        held(running_portal, signal.SIGCONT)
+        signalled(running_portal, signal.SIGCONT)
     expect(patient.locator("main")).to_contain_text("Shared, and up to date.", timeout=60_000)
     assert patient.evaluate("() => window.sameDocument"), "the page was loaded anew: htmx did not do it"
 

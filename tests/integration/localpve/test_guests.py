@@ -1,6 +1,7 @@
 """The probe guest under localpve: sealed and cold starts, its one address, what it may not write, its sandbox."""
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -80,6 +81,20 @@ def in_guest(hypervisor: Hypervisor, vmid: int, script: str) -> dict:
     return wait_for(ended, "the program in the guest ends")
 
 
+def seal_folder(hypervisor: Hypervisor) -> Path:
+    return hypervisor.home / "local/seals" / str(TEMPLATE) / "current"
+
+
+def wait_made_anew(hypervisor: Hypervisor, before: Path) -> None:
+    """Until a generation other than `before` is there; localpve's own words if none comes."""
+    current = seal_folder(hypervisor)
+    try:
+        wait_for(lambda: (current / "seal.json").exists() and current.resolve() != before, "made anew", 120)
+    except AssertionError as problem:
+        problem.add_note((hypervisor.folder / "log").read_text()[-4000:])
+        raise
+
+
 def test_clone_of_a_sealed_template_is_waiting_without_booting(sealed, vmid):
     sealed.start_machine(vmid)
     assert sealed.state_in_guest(vmid) == "waiting"
@@ -123,8 +138,7 @@ def test_sealed_machine_outlives_kill_and_still_answers(sealed, vmid):
 
 
 def test_damaged_memory_boots_cold_and_is_made_anew(sealed, vmid):
-    folder = sealed.home / "local/seals" / str(TEMPLATE)
-    before = (folder / "current").resolve()
+    before = seal_folder(sealed).resolve()
     with open(before / "memory", "r+b") as memory:
         memory.seek(1 << 20)
         memory.write(b"damage")
@@ -134,13 +148,11 @@ def test_damaged_memory_boots_cold_and_is_made_anew(sealed, vmid):
     assert sealed.state_in_guest(vmid) == "waiting"
     current = sealed.call("GET", f"/nodes/pve/qemu/{vmid}/status/current")["pid"]
     assert b"incoming" not in Path(f"/proc/{current}/cmdline").read_bytes()
-    wait_for(lambda: (folder / "current").resolve() != before, "the sealed machine is made anew", 120)
+    wait_made_anew(sealed, before)
 
 
 def test_state_that_qemu_refuses_falls_back_to_a_cold_boot(sealed, vmid):
-    folder = sealed.home / "local/seals" / str(TEMPLATE)
-    wait_for(lambda: (folder / "current/state").exists(), "the template is sealed", 120)
-    before = (folder / "current").resolve()
+    before = seal_folder(sealed).resolve()
     # Same size, so that only QEMU itself can notice: localpve checked the file when it first read it.
     content = (before / "state").read_bytes()
     sealed.clone(vmid + 60)
@@ -150,7 +162,32 @@ def test_state_that_qemu_refuses_falls_back_to_a_cold_boot(sealed, vmid):
     assert sealed.state_in_guest(vmid) == "waiting"
     sealed.task("POST", f"/nodes/pve/qemu/{vmid + 60}/status/stop")
     sealed.task("DELETE", f"/nodes/pve/qemu/{vmid + 60}", purge=1)
-    wait_for(lambda: (folder / "current").exists() and (folder / "current").resolve() != before, "made anew", 120)
+    wait_made_anew(sealed, before)
+
+
+def test_boot_of_the_seal_that_dies_is_tried_again_and_machines_do_not_wait_for_it(sealed, vmid):
+    before = seal_folder(sealed).resolve()
+    (before / "state").unlink()
+    mark = f"{sealed.run_dir}/seal-{TEMPLATE}".encode()
+
+    def boots_to_seal() -> list[int]:
+        return [p for p in sealed.qemu_pids() if mark in Path(f"/proc/{p}/cmdline").read_bytes()]
+
+    sealed.start_machine(vmid)
+    (first,) = wait_for(boots_to_seal, "the seal is made anew")
+    os.kill(first, signal.SIGKILL)
+    (second,) = wait_for(lambda: [p for p in boots_to_seal() if p != first], "it is tried again")
+    os.kill(second, signal.SIGSTOP)
+    try:
+        sealed.clone(vmid + 70)
+        sealed.start_machine(vmid + 70)
+        pid = sealed.call("GET", f"/nodes/pve/qemu/{vmid + 70}/status/current")["pid"]
+        assert b"incoming" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    finally:
+        os.kill(second, signal.SIGCONT)
+    sealed.task("POST", f"/nodes/pve/qemu/{vmid + 70}/status/stop")
+    sealed.task("DELETE", f"/nodes/pve/qemu/{vmid + 70}", purge=1)
+    wait_made_anew(sealed, before)
 
 
 def test_forward_works_when_the_listener_appears_later_and_after_it_restarted(sealed, vmid):
