@@ -7,7 +7,10 @@ Tables live in the `models` module of the package that owns them; `import_models
 
 import contextlib
 import datetime as dt
+import fcntl
+import os
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -52,6 +55,57 @@ class _FairLock:
                 self._held = False
 
 
+class _Turnstile:
+    """Lets processes write to one SQLite file in turn.
+
+    SQLite's own waiting looks again after up to 100 ms and finds no gap between the transactions of a job that writes
+    one after the other: a sign-in beside such a job failed after its 30 s. Here, who wants to write stands in the gate
+    (byte 0) until the lock (byte 1) is free, and who has just written must go through the gate behind them.
+
+    POSIX record locks: they end with their process, and a forked child does not hold its parent's. Only the order
+    hangs on them. That one writes at a time is SQLite's doing, so without the file, or after SECONDS_MAX, it goes on.
+    """
+
+    GATE, LOCK = 0, 1
+    SECONDS_MAX = 10.0
+    PAUSE_SECONDS_MAX = 0.005
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def enter(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._fd is None:
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            deadline = time.monotonic() + self.SECONDS_MAX
+            if self._lock(self._fd, self.GATE, deadline):
+                self._lock(self._fd, self.LOCK, deadline)
+                fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self.GATE)
+
+    def _lock(self, fd: int, byte: int, deadline: float) -> bool:
+        pause = 0.0002
+        while True:
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+                return True
+            except (BlockingIOError, PermissionError):  # EAGAIN or EACCES (POSIX fcntl): somebody else has it
+                if time.monotonic() > deadline:
+                    return False
+            time.sleep(pause)
+            pause = min(2 * pause, self.PAUSE_SECONDS_MAX)
+
+    def leave(self) -> None:
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self.LOCK)
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
 class Database:
     """Hands out units of work. `with database.write() as db:` commits at the end or rolls back on any error;
     `with database.read() as db:` never writes. Do not nest a write inside a write of the same thread."""
@@ -63,6 +117,8 @@ class Database:
         options: dict = on_sqlite if self.is_sqlite else {"pool_size": 20}
         self.engine: Engine = create_engine(url, **options)
         self._write_lock = _FairLock() if self.is_sqlite else None
+        path = self.engine.url.database if self.is_sqlite else None
+        self._turnstile = _Turnstile(f"{path}-turn") if path and path != ":memory:" else None
         self._writing = self.engine.execution_options(myphr_write=True) if self.is_sqlite else self.engine
         if self.is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
@@ -73,10 +129,14 @@ class Database:
         if self._write_lock:
             self._write_lock.acquire()
         try:
+            if self._turnstile:
+                self._turnstile.enter()
             with Session(self._writing, expire_on_commit=False) as db:
                 yield db
                 db.commit()
         finally:
+            if self._turnstile:
+                self._turnstile.leave()
             if self._write_lock:
                 self._write_lock.release()
 
@@ -92,6 +152,8 @@ class Database:
 
     def dispose(self) -> None:
         self.engine.dispose()
+        if self._turnstile:
+            self._turnstile.close()
 
 
 def _configure_sqlite(connection, _record) -> None:

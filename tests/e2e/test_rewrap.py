@@ -3,7 +3,6 @@ tells how far it is."""
 
 import os
 import signal
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 
@@ -48,20 +47,10 @@ def signalled(running: RunningPortal, number: signal.Signals) -> None:
         os.kill(process, number)
 
 
-def held(running: RunningPortal) -> None:
+def held(running: RunningPortal, portal: Portal) -> None:
     """The worker stands still, but not in the middle of a transaction: the pages, too, would wait for that one."""
-    for _attempt in range(50):
+    with portal.database.write():
         signalled(running, signal.SIGSTOP)
-        database = sqlite3.connect(f"file:{running.home}/db/myphr.sqlite?mode=rw", 0.2, isolation_level=None, uri=True)
-        try:
-            database.execute("BEGIN IMMEDIATE")
-            return
-        except sqlite3.OperationalError:
-            signalled(running, signal.SIGCONT)
-            time.sleep(0.01)
-        finally:
-            database.close()
-    raise AssertionError("the worker is in a transaction whenever it is stopped")
 
 
 def until_batch(portal: Portal) -> None:
@@ -94,7 +83,7 @@ def test_a_person_taken_out_of_thousands_of_files_with_the_progress_on_the_page(
     share = goes.url
 
     # The worker stands still while somebody looks at the page, so that there is something to see.
-    held(running_portal)
+    held(running_portal, portal)
     try:
         patient.get_by_role("link", name="Remove Gert Lund").click()
         patient.get_by_role("button", name="Stop sharing").click()
@@ -106,7 +95,7 @@ def test_a_person_taken_out_of_thousands_of_files_with_the_progress_on_the_page(
         patient.evaluate("() => { window.sameDocument = true; }")
         signalled(running_portal, signal.SIGCONT)
         until_batch(portal)
-        held(running_portal)
+        held(running_portal, portal)
         done = last_task(portal).done
         assert 0 < done < FILES
         expect(patient.locator("main")).to_contain_text(f"New keys: {done:,} of {FILES:,} files")
