@@ -86,6 +86,7 @@ def _up(settings: Settings, _arguments: argparse.Namespace) -> int:
 
 
 def _init(settings: Settings, _arguments: argparse.Namespace) -> int:
+    settings.need_short_home()
     init(settings)
     init_keyholder(settings)
     print(f"ready: {settings.home}")

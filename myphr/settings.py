@@ -134,9 +134,23 @@ class Settings:
         """Whether the keyholder is ours to make and to start."""
         return self.keyholder_address == f"unix:{self.run_dir}/keyholder/keyholder.sock"
 
+    def need_short_home(self) -> None:
+        """Raises ConfigurationError where our sockets' names would not fit (unix(7): 108 bytes with the closing 0)."""
+        longest = max(len(os.fsencode(self.run_dir / name)) for name in _SOCKETS)
+        if longest > SOCKET_PATH_BYTES_MAX:
+            room = SOCKET_PATH_BYTES_MAX - longest + len(os.fsencode(self.home))
+            raise ConfigurationError(
+                f"The folder {self.home} has too long a name: sockets are made below it. "
+                f"Set MYPHR_HOME to a folder whose whole path has at most {room} letters."
+            )
+
     @property
     def embedded_hypervisor(self) -> bool:
         return self.proxmox_url == "" or self.proxmox_url == f"https://{self.localpve_bind}"
+
+
+SOCKET_PATH_BYTES_MAX = 107
+_SOCKETS = ("redis.sock", "keyholder/keyholder.sock", "files/999999999.sock")  # the longest that is made below run_dir
 
 
 def _defaults_below(home: Path, values: dict) -> None:

@@ -214,6 +214,7 @@ class Supervisor:
     def _lock(self) -> None:
         if self._lock_file is not None:
             return
+        self.settings.need_short_home()
         self.settings.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         self._lock_file = open(self.settings.run_dir / "supervisor.lock", "w")  # noqa: SIM115 - held for our lifetime
         try:

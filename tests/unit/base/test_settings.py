@@ -41,3 +41,12 @@ def test_warm_pool_reads_as_sizes():
 def test_a_warm_pool_that_makes_no_sense_is_refused(text):
     with pytest.raises(ConfigurationError, match="MYPHR_WARM_POOL"):
         load({"MYPHR_WARM_POOL": text})
+
+
+def test_a_home_whose_sockets_would_not_fit_is_refused_and_the_longest_that_fits_is_told(tmp_path: Path) -> None:
+    load({}, home=Path("/srv/myphr")).need_short_home()
+    with pytest.raises(ConfigurationError, match="at most 78 letters"):
+        load({}, home=Path("/srv/" + 60 * "ü")).need_short_home()  # 65 letters, but bytes count
+    load({}, home=Path("/" + 77 * "x")).need_short_home()
+    with pytest.raises(ConfigurationError):
+        load({}, home=Path("/" + 78 * "x")).need_short_home()
