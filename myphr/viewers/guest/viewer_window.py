@@ -204,6 +204,7 @@ class ViewerWindow(abc.ABC):
         if not self.told:
             self.told = True
             self.window.update()
+            self.window.winfo_pointerxy()  # an answer of the X server: what was sent before it has been drawn
             self.say(word)
 
     def run(self) -> None:
