@@ -255,7 +255,7 @@ class CurveUnavailable(AbeError):
 # -- getting in -----------------------------------------------------------------------------------
 class UploadRefused(PortalError):
     code = "upload-refused"
-    sentence = "This upload cannot go on: {reason}."
+    sentence = "This file could not be taken: {reason}."
     status = 400
 
 

@@ -311,6 +311,7 @@
     const requests = Array.from(new Set(sending.map((job) => job.together)));
     if (!focused || over) part("list").replaceChildren(...requests.map(sending_row), ...failed.slice(0, SHOWN_FAILED_MAX).map(failed_row));
     part("retry-all").hidden = failed.length < 2;
+    part("hint").hidden = over;
     part("heading").textContent = over ? (failed.length ? "Not everything is stored" : "Done") : drop.dataset.busy || "Storing your files";
     if (over || Date.now() - spoken > 10000) { part("status").textContent = words; spoken = Date.now(); }
   }

@@ -101,7 +101,7 @@ class ArchiveView:
 
 @dataclasses.dataclass(frozen=True)
 class RecordView:
-    """`documents` holds the newest `DOCUMENTS_SHOWN` of `documents_count` files that belong to no study."""
+    """`documents` holds at most `documents_max`, the newest, of `documents_count` files that belong to no study."""
 
     studies: tuple[StudyView, ...]
     documents: tuple[ItemView, ...]
@@ -123,7 +123,9 @@ class StudyPage:
     items: tuple[ItemView, ...]
 
 
-def my_record(database: Database, ring: Ring, account_id: str, *, documents_from: int = 0) -> RecordView:
+def my_record(
+    database: Database, ring: Ring, account_id: str, *, documents_from: int = 0, documents_max: int = DOCUMENTS_SHOWN
+) -> RecordView:
     """The whole record, newest study first. Raises EnvelopeError if the ring is not this record's."""
     with database.read() as db:
         studies = db.exec(
@@ -136,7 +138,7 @@ def my_record(database: Database, ring: Ring, account_id: str, *, documents_from
             .where(*loose)
             .order_by(col(Item.created_at).desc(), Item.id)
             .offset(documents_from)
-            .limit(DOCUMENTS_SHOWN)
+            .limit(documents_max)
         ).all()
         documents_count = db.exec(select(func.count()).select_from(Item).where(*loose)).one()
         items_count, bytes_total = db.exec(

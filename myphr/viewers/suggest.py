@@ -82,7 +82,7 @@ def _judged(viewer: Viewer, what: Contents, known: Known) -> Suggestion | None:
     weighed = sum(opens[part] * count for part, count in what.parts.items())
     total = sum(count for part, count in what.parts.items() if part.format != "dicomdir") or what.count
     opened = sum(count for part, count in what.parts.items() if opens[part] > 0 and part.format != "dicomdir")
-    if weighed <= 0 or (opened == 0 and total != what.count):
+    if weighed <= 0 or opened == 0:
         return None
     tally = known.tallies.get(viewer.name, belief.NOBODY)
     share = min(1.0, weighed / total)

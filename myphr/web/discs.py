@@ -77,6 +77,8 @@ def _of_archive(task: ArchiveTask, note: DiscNote | None) -> DiscWords:
 
 def _unpacked(task: ArchiveTask) -> str:
     new = task.members_done - task.members_duplicate - task.members_damaged
+    if new == 0 and task.members_duplicate:
+        return f"Nothing in it was new: you had {_count(task.members_duplicate, 'file')} of it already."
     text = f"{_count(new, 'file')} of it went into your record"
     if task.members_duplicate:
         text += f", {_count(task.members_duplicate, 'file')} you had already"

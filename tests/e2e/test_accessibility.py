@@ -51,6 +51,7 @@ class Stage:
             self.account_id = db.exec(select(Account.id).where(Account.email == email)).one()
         self.study_id = put_study(portal, self.account_id, images=3)
         self.item_id = put_in(portal, self.account_id, b"%PDF-1.7\n words", "letter.pdf").id
+        long_name = put_in(portal, self.account_id, b"%PDF-1.7\n more words", "DISCHARGE_" * 20 + ".pdf")
         sessions = {
             state: put_vm_session(portal, self.account_id, state, study_id=self.study_id, **values)
             for state, values in {
@@ -73,7 +74,8 @@ class Stage:
         drop_off = drop_offs.create(portal, login, "X-ray in Mill Street", 3600, 50)
         self.addresses = {
             "record": "/record", "study": f"/study/{self.study_id}", "delete": f"/study/{self.study_id}/delete",
-            "file": f"/item/{self.item_id}", "account": "/account", "who looked": "/who-looked",
+            "file": f"/item/{self.item_id}", "long name": f"/item/{long_name.id}", "account": "/account",
+            "who looked": "/who-looked",
             "find": "/record/find", "timeline": "/record/timeline", "no date": "/record/timeline?undated=1",
             "what a file is": f"/item/{self.item_id}/format",
             "practices": "/drop-offs", "stop a practice": f"/drop-offs/{drop_off.drop_off_id}/stop",
@@ -102,7 +104,7 @@ def too_small(page: Page) -> list[str]:
     """Things to press that are lower than 44 px; links inside a sentence are exempt (WCAG 2.5.8)."""
     return page.evaluate(
         """(least) => [...document.querySelectorAll(
-              "button, a.button, select, summary, nav a, input:not([type=hidden]), .choice")]
+              "button, a.button, select, summary, nav a, main > #notice + p a, input:not([type=hidden]), .choice")]
             .filter((e) => e.checkVisibility() && !(e.matches(".choice input")))
             .map((e) => [e, e.getBoundingClientRect()])
             .filter(([e, box]) => box.height > 0 && box.height < least - 0.5)

@@ -69,6 +69,27 @@ def test_a_chosen_folder_becomes_a_study_in_plain_words(page: Page, disc: Path) 
     expect(page.locator("#documents li")).to_contain_text("README.TXT")
 
 
+def test_the_field_to_find_something_comes_with_the_first_file_and_keeps_what_is_typed(page: Page, disc: Path) -> None:
+    field = page.get_by_label("Find in my record")
+    expect(field).to_be_hidden()
+    page.locator("#upload-pick-files").set_input_files(disc / "README.TXT")
+    done(page, "All stored: 1 file")
+    expect(page.get_by_text("Keep this page open until it is done")).to_be_hidden()
+    field.fill("harb")
+    page.locator("#upload-pick-folder").set_input_files(disc)
+    expect(page.locator("#studies li")).to_have_count(1)
+    expect(field).to_have_value("harb")
+
+
+def test_a_row_can_be_pressed_anywhere(page: Page, disc: Path) -> None:
+    page.locator("#upload-pick-files").set_input_files(disc / "README.TXT")
+    row = page.locator("#documents li")
+    box = row.bounding_box()
+    assert box
+    row.click(position={"x": box["width"] / 2, "y": box["height"] - 6})
+    expect(page.get_by_role("heading", level=1)).to_have_text("README.TXT")
+
+
 def test_dropped_files_are_stored_too(page: Page) -> None:
     transfer = page.evaluate_handle(
         """() => { const t = new DataTransfer();

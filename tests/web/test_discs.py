@@ -83,3 +83,11 @@ def test_a_table_of_contents_tells_what_of_it_is_here_however_it_came(
 def test_a_stranger_learns_nothing_of_a_disc(portal: Portal, patient: SignedIn, nils: PageClient) -> None:
     disc_id = put_disc(portal, patient, discs.iso_of(discs.patient_cd()), "disc.iso")
     assert nils.get(f"/item/{disc_id}").status_code == 404
+
+
+def test_a_disc_of_which_everything_was_here_says_so(browser: PageClient, portal: Portal, patient: SignedIn) -> None:
+    vera, image = sign_in(browser, PATIENT), discs.image(1)
+    put_disc(portal, patient, hostile.zip_of(("IM1", image)), "first.zip")
+    again_id = put_disc(portal, patient, discs.iso_of({"IM1": image}), "again.iso")
+    words = text_of(vera.get(f"/item/{again_id}"))
+    assert "Nothing in it was new: you had 1 file of it already." in words and "0 files" not in words

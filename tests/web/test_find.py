@@ -43,8 +43,10 @@ def ask(client: PageClient, words: str, **more: str) -> BeautifulSoup:
 def test_the_record_offers_to_find_something_only_when_there_is_something(
     vera: PageClient, portal: Portal, patient: SignedIn
 ) -> None:
-    assert not vera.page("/record").select("#words")
+    # The field waits unseen (app.css), as the list is refreshed without it when the first file is in.
+    assert vera.page("/record").select_one(".find-box ~ #record-list[data-empty]")
     put_in(portal, patient.account.id, b"a letter", "letter.txt")
+    assert not vera.page("/record").select("[data-empty]")
     assert vera.page("/record").select_one('#words[type=search]') and "/record/timeline" in vera.get("/record").text
 
 

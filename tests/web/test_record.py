@@ -14,10 +14,11 @@ from myphr.portal import Portal
 from myphr.records import items as records
 from myphr.records.models import ArchiveTask
 from myphr.records.opening import OpenItem
+from myphr.web.record import DOCUMENTS_SHOWN, STUDIES_SHOWN
 from tests.cast import PATIENT, Person, SignedIn
 from tests.web.conftest import sign_in
 from tests.web.page_client import PageClient, text_of
-from tests.web.stage import dicom_bytes, put_in, put_study
+from tests.web.stage import dicom_bytes, put_in, put_many, put_study
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert('x')</script>"
 
@@ -162,6 +163,41 @@ def test_the_list_alone_is_the_same_as_on_the_page(vera: PageClient, portal: Por
     put_study(portal, patient.account.id)
     whole, part = vera.get("/record"), vera.get("/record/items", htmx=True)
     assert "<html" not in part.text and part.text.strip() in whole.text
+
+
+def test_a_long_record_is_shown_in_parts_and_each_part_leads_on(
+    vera: PageClient, portal: Portal, patient: SignedIn
+) -> None:
+    put_many(portal, patient.account.id, DOCUMENTS_SHOWN + 1)
+    for number in range(STUDIES_SHOWN + 2):
+        put_study(portal, patient.account.id, images=1, StudyDate=f"2001{number % 12 + 1:02}01")
+    page, seen = vera.page("/record"), {"studies": [], "documents": []}
+    assert len(page.select("#studies > li")) == STUDIES_SHOWN and len(page.select("#documents > li")) == DOCUMENTS_SHOWN
+    assert f"1 to {STUDIES_SHOWN} of {STUDIES_SHOWN + 2}" in text_of(page)
+    for kind, words, heading in (
+        ("studies", "Older scans", "scans-heading"), ("documents", "Older files", "documents-heading"),
+    ):  # fmt: skip
+        page = vera.page("/record")
+        while True:
+            seen[kind] += [str(link["href"]) for link in page.select(f"#{kind} h3 a")]
+            [onward] = page.find_all("a", string=words) or [None]
+            if onward is None:
+                break
+            assert onward["href"].endswith(f"#{heading}") and page.select_one(f"#{heading}")
+            page = vera.page(onward["href"].partition("#")[0])
+        assert page.find("a", string=words.replace("Older", "Newer"))
+    assert len(seen["studies"]) == len(set(seen["studies"])) == STUDIES_SHOWN + 2
+    assert len(seen["documents"]) == len(set(seen["documents"])) == DOCUMENTS_SHOWN + 1
+
+
+@pytest.mark.parametrize("query", ["scans_from=9999&from=9999", "scans_from=-1", "scans_from=x&from=%00"])
+def test_a_place_behind_the_end_of_the_record_leads_back(
+    vera: PageClient, portal: Portal, patient: SignedIn, query: str
+) -> None:
+    put_study(portal, patient.account.id, images=1)
+    page = vera.page(f"/record?{query}")
+    assert len(page.select("#studies > li")) == (0 if "9999" in query else 1)
+    assert bool(page.find("a", string="Newer scans")) is ("9999" in query)
 
 
 def test_the_list_as_a_plain_address_is_a_whole_page(vera: PageClient) -> None:

@@ -80,6 +80,11 @@ def test_a_report_in_dicom_is_not_promised_to_a_viewer_of_pictures():
     assert "simple-images" not in [one.viewer.name for one in found] and "no viewer of ours" in found[0].reason
 
 
+def test_a_discs_table_of_contents_alone_is_promised_to_nobody():
+    reasons = [one.reason for one in suggest(VIEWERS, Counter(dicomdir=1), Counter())]
+    assert "no viewer of ours" in reasons[0] and not any("opens 0" in reason for reason in reasons)
+
+
 @pytest.mark.parametrize("formats", [{}, {"unknown": 3}, {"exe": 1}, {"dicom": 0}, {"pdf": -1}])
 def test_there_is_always_an_answer(formats):
     found = suggest(VIEWERS, Counter(formats), Counter())
