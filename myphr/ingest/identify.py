@@ -9,7 +9,7 @@ another format's magic; HTML before a late PDF header; office before zip. Called
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from myphr.ingest import dicom
+from myphr.ingest import dicom, plain_text
 from myphr.ingest.formats import (
     Identified,
     Rule,
@@ -60,6 +60,16 @@ RULES: tuple[Rule, ...] = (
     *text_rules.RULES,
 )
 
+_PERHAPS_TEXT = frozenset({"text-utf16", "text-utf8", "text-8bit", "table", UNKNOWN.rule})
+_TEXT_RULES: tuple[Rule, ...] = (
+    *signals.TEXT_RULES,
+    *text_rules.HTML_RULES,
+    *objects.RULES,
+    *messages.RULES,
+    *genome.TEXT_RULES,
+    *signals.LATE_TEXT_RULES,
+    *text_rules.RULES,
+)
 
 # rule -> what looks closer at what that rule found: it may read at other places of the file, within a budget.
 CLOSER: Mapping[str, Callable[[Identified, Elsewhere], Identified | None]] = {
@@ -89,20 +99,21 @@ def identify_stored(read_at: ReadAt, size: int) -> tuple[Identified, bytes]:
 
 
 def _by_rules(head: bytes) -> Identified:
-    for rule in RULES:
-        found = rule.test(head)
-        if found is not None:
-            return _in_utf16(head, found) if found.rule == "text-utf16" else found
-    return UNKNOWN
+    found = next((found for rule in RULES if (found := rule.test(head)) is not None), UNKNOWN)
+    return _as_plain_text(head, found) if found.rule in _PERHAPS_TEXT else found
 
 
-def _in_utf16(head: bytes, found: Identified) -> Identified:
-    """Tables, messages and genotypes that a program saved as "Unicode": by the rules for text."""
-    text = head[: len(head) // 2 * 2].decode("utf-16", "ignore").removeprefix("\ufeff").encode()
-    for rule in (*objects.RULES, *messages.RULES, *genome.TEXT_RULES, *text_rules.RULES):
+def _as_plain_text(head: bytes, found: Identified) -> Identified:
+    """Tables, messages and genotypes that a program saved as "Unicode", behind a byte order mark or with lone CRs: by
+    the rules for text."""
+    text = plain_text.plain(head)
+    if text is head:
+        return found
+    suffix = "utf16" if plain_text.wide_codec(head) else "plain"
+    for rule in _TEXT_RULES:
         inside = rule.test(text)
         if inside is not None:
-            return dataclasses.replace(inside, rule=f"{inside.rule}-utf16")
+            return dataclasses.replace(inside, rule=f"{inside.rule}-{suffix}")
     return found
 
 

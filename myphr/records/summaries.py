@@ -23,6 +23,7 @@ _MODALITIES = {
     "PR": "Viewing settings", "KO": "Marked key images", "SEG": "Marked areas", "REG": "Alignments",
     "RTIMAGE": "Radiotherapy images", "RTDOSE": "Radiotherapy dose", "RTSTRUCT": "Radiotherapy areas",
     "RTPLAN": "Radiotherapy plan", "RTRECORD": "Radiotherapy record",
+    "M3D": "Model for 3D printing",
 }  # fmt: skip
 # Said last in a title: they come along with images and are not what the study is about.
 _COMPANIONS = frozenset({"SR", "PR", "KO", "SEG", "REG", "DOC"})

@@ -177,6 +177,19 @@ def _matroska(head: bytes) -> Identified | None:
     return Identified("mkv", "video/x-matroska", "matroska", puid="fmt/569")
 
 
+_PACKETS = ((188, 0), (192, 4))  # plain, and with the times of arrival that cameras (AVCHD) and discs put before each
+
+
+def _transport_stream(head: bytes) -> Identified | None:
+    """ISO/IEC 13818-1, 2.4.3.2: packets of 188 bytes, each begins with 47h: five of them, one alone is the letter G."""
+    for packet_bytes, at in _PACKETS:
+        signs = head[at : at + 5 * packet_bytes : packet_bytes]
+        # No text: the second byte's error bit, and the third's two bits of scrambling, are seldom all letters
+        if signs == b"G" * 5 and any(byte < 9 or byte > 126 for byte in head[at + 1 : at + 16]):
+            return Identified("mpeg", "video/mp2t", "mpeg-transport", "likely", "fmt/585")
+    return None
+
+
 RULES = (
     Rule("iso-media", _iso),
     Rule("riff", _riff),
@@ -190,6 +203,7 @@ RULES = (
     magic(
         "windows-media", "wmv", "video/x-ms-wmv", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"
     ),
+    Rule("mpeg-transport", _transport_stream),
     Rule("mp3", _mp3),
     Rule("aac", _aac),
 )

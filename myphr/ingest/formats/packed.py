@@ -15,9 +15,24 @@ def _gzip(head: bytes) -> Identified | None:
         return Identified("nifti-gz", "application/gzip", "nifti-gz", puid="x-fmt/266")
     if neuro.mgh(inside):
         return Identified("mgh-gz", "application/gzip", "mgh-gz", "likely", "x-fmt/266")
-    if inside[257:262] == b"ustar":
+    if inside[257:262] == b"ustar" or _tar_v7(inside):
         return Identified("tar-gz", "application/gzip", "tar-gz", puid="x-fmt/266")
     return genome.packed(inside) or Identified("gzip", "application/gzip", "gzip", puid="x-fmt/266")
+
+
+def _tar_v7(head: bytes) -> Identified | None:
+    """The tar of Unix version 7 has no signature (POSIX 1003.1, pax, has added it): its checksum, in octal, is the sum
+    of the header's 512 bytes with blanks in its own place."""
+    header = head[:512]
+    if len(header) < 512 or not header[0]:
+        return None
+    try:
+        told = int(header[148:156].strip(b" \0"), 8)
+        int(header[124:136].strip(b" \0"), 8)  # the size of the member
+    except ValueError:
+        return None
+    fits = told == sum(header[:148]) + 8 * 32 + sum(header[156:])
+    return Identified("tar", "application/x-tar", "tar-v7", "likely", "x-fmt/265") if fits else None
 
 
 def _zstd(head: bytes) -> Identified | None:
@@ -43,5 +58,6 @@ RULES = (
     magic("bzip2", "bzip2", "application/x-bzip2", *(b"BZh%d1AY&SY" % n for n in range(1, 10)), puid="x-fmt/268"),
     Rule("zstd", _zstd),
     magic("tar", "tar", "application/x-tar", b"ustar\0", b"ustar  \0", offset=257, puid="x-fmt/265"),
+    Rule("tar-v7", _tar_v7),
     Rule("iso", _iso),
 )

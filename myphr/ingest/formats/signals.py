@@ -68,6 +68,20 @@ def _wfdb_header(head: bytes) -> Identified | None:
     return Identified("wfdb-hea", "text/plain", "wfdb-header", "likely")
 
 
+def _mfer(head: bytes) -> Identified | None:
+    """ISO 22077-1, the preamble: tag 64, 32 bytes, in them the name of the standard; some writers put blanks first."""
+    fits = head[:2] == b"\x40\x20" and head[2:34].lstrip(b" ").startswith((b"MFR ", b"MFER "))
+    return Identified("mfer", "application/x-mfer", "mfer") if fits else None
+
+
+def _matlab_5(head: bytes) -> Identified | None:
+    """Level 5 MAT-file: 116 bytes of words, which not all writers end with blanks, and at their end the version and
+    the order of its bytes."""
+    version = head[124:128] in (b"\0\1IM", b"\1\0MI")
+    fits = head.startswith(b"MATLAB 5.0 MAT-file") or (head.startswith(b"MATLAB 5.0") and version)
+    return Identified("mat", "application/x-matlab-data", "matlab-5", puid="fmt/806") if fits else None
+
+
 def _matlab_4(head: bytes) -> Identified | None:
     """A level 4 MAT-file: type (MOPT), rows, columns, imaginary flag, length of the name, the name."""
     kind, rows, columns, imaginary, name_bytes = (int.from_bytes(head[at : at + 4], "little") for at in range(0, 20, 4))
@@ -103,13 +117,7 @@ def _fiff(head: bytes) -> Identified | None:
     return Identified("fiff", "application/x-fiff", "fiff") if fits else None
 
 
-RULES = (
-    Rule("scp-ecg", _scp_ecg),
-    Rule("fiff", _fiff),
-    Rule("edf", _edf),
-    magic("gdf", "gdf", "application/x-gdf", b"GDF 1.", b"GDF 2."),
-    magic("ishne", "ishne-ecg", "application/x-ishne-ecg", b"ISHNE1.0", b"ANN  1.0"),
-    magic("mfer", "mfer", "application/x-mfer", b"\x40\x20MFR "),
+TEXT_RULES = (
     magic(
         "brainvision",
         "brainvision",
@@ -117,8 +125,18 @@ RULES = (
         b"Brain Vision Data Exchange Header File",
         b"BrainVision Data Exchange Header File",
     ),
+)
+RULES = (
+    Rule("scp-ecg", _scp_ecg),
+    Rule("fiff", _fiff),
+    Rule("edf", _edf),
+    magic("gdf", "gdf", "application/x-gdf", b"GDF 1.", b"GDF 2."),
+    magic("ishne", "ishne-ecg", "application/x-ishne-ecg", b"ISHNE1.0", b"ANN  1.0"),
+    Rule("mfer", _mfer),
+    *TEXT_RULES,
     Rule("fit", _fit),
-    magic("matlab-5", "mat", "application/x-matlab-data", b"MATLAB 5.0 MAT-file", puid="fmt/806"),
+    Rule("matlab-5", _matlab_5),
     magic("matlab-7", "mat", "application/x-matlab-data", b"MATLAB 7.3 MAT-file", puid="fmt/828"),
 )
-LATE_RULES = (Rule("wfdb-header", _wfdb_header), Rule("matlab-4", _matlab_4))
+LATE_TEXT_RULES = (Rule("wfdb-header", _wfdb_header),)
+LATE_RULES = (*LATE_TEXT_RULES, Rule("matlab-4", _matlab_4))

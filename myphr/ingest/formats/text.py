@@ -5,6 +5,7 @@ import csv
 import io
 import re
 
+from myphr.ingest import plain_text
 from myphr.ingest.formats import Identified, Rule
 
 # The atomic group: a comment that was read is not read another way, or a row of them takes for ever.
@@ -94,7 +95,7 @@ def _are_tables(lines: list[list[str]], *, tabs: bool) -> bool:
 def _text(head: bytes) -> Identified | None:
     if not head:
         return None
-    if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+    if plain_text.wide_codec(head):
         return Identified("text", "text/plain", "text-utf16", "likely", PUID)
     sample = head[:8192]
     if any(byte in _CONTROL for byte in sample):

@@ -101,15 +101,20 @@ def _fit(content: Content) -> Reading:
 
 
 def _track(content: Content) -> Reading:
-    """GPX and TCX: the first and the last time, the distance where it is said."""
+    """GPX and TCX: the first and the last time, the distance where it is said. A GPX may also say when the file was
+    made (1.1: `metadata`; 1.0: below the root): that counts only where no point has a time."""
     root = xml_tree.parse(content.data)
-    name = "time" if content.format == "gpx" else "Time"
-    times = [xml_tree.words(one) for one in root.iter(f"{{*}}{name}")]
+    if content.format == "gpx":
+        points = (point for name in ("trkpt", "rtept", "wpt") for point in root.iter(f"{{*}}{name}"))
+        times = [xml_tree.words(time) for point in points if (time := xml_tree.find(point, "time")) is not None]
+        times = times or [xml_tree.words(one) for one in root.iter("{*}time")][:1]
+    else:
+        times = [xml_tree.words(one) for one in root.iter("{*}Time")]
     moment = iso(times[0]) if times else None
     seconds = 0.0
     try:
         first, last = (dt.datetime.fromisoformat(text.replace("Z", "+00:00")) for text in (times[0], times[-1]))
-        seconds = (last - first).total_seconds()
+        seconds = max(0.0, (last - first).total_seconds())
     except (ValueError, IndexError, TypeError):
         pass
     metres = 0.0

@@ -42,7 +42,7 @@ def read(content: Content) -> Iterator[FullReading]:
         spacing = struct.unpack_from(order + "8d", head, 104)
         [at] = struct.unpack_from(order + "q", head, 168)
         told = head[240:320]
-        separate = False
+        separate = head[4:7] == b"ni2"
     count = dims[0]
     if not 1 <= count <= 7 or any(size < 1 for size in dims[1 : count + 1]):
         raise NotRead("The file is damaged")

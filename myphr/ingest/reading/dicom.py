@@ -285,7 +285,8 @@ def _inside(dataset: Dataset, words: Reading) -> Iterator[FullReading]:
                 kind_words=words.kind_words, title=title or one.title or words.title, date=one.date or words.date,
                 date_words=one.date_words or words.date_words, place=words.place or one.place,
                 author=words.author or one.author, patient=words.patient or one.patient,
-                facts=words.facts + one.facts, text="\n".join(filter(None, (outer.text, one.text))), note=one.note,
+                facts=tuple(dict.fromkeys(words.facts + one.facts)),
+                text="\n".join(filter(None, (outer.text, one.text))), note=one.note,
             ),
             inner.preview, inner.narrative,
         )  # fmt: skip

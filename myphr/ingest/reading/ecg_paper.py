@@ -40,8 +40,10 @@ def short_name(name: str) -> str:
 
 
 def length_words(seconds: float) -> str:
+    if seconds < 0.5:
+        return ""
     if seconds < 120:
-        return f"{seconds:.0f} seconds"
+        return "1 second" if round(seconds) == 1 else f"{seconds:.0f} seconds"
     if seconds < 7200:
         return f"{seconds / 60:.0f} minutes"
     return f"{seconds / 3600:.0f} hours"

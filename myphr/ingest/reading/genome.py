@@ -51,6 +51,7 @@ def read(content: Content) -> Iterator[FullReading]:
 def _unpacked(content: Content) -> tuple[bytes, bool]:
     """At most UNPACKED_BYTES_MAX, and whether that is all. bgzip is gzip, member after member (SAM 1.6, 4.1)."""
     packed = content.format.endswith("-gz") or content.format in ("bam", "bcf")
+    packed = packed and content.data[:3] != b"BCF"  # between programs BCF goes unpacked
     if not packed:
         return content.data[:UNPACKED_BYTES_MAX], content.whole and len(content.data) <= UNPACKED_BYTES_MAX
     out, rest = bytearray(), content.data

@@ -46,7 +46,7 @@ def read(content: Content) -> Iterator[FullReading]:
     made = compact(told.get("CreationDate", "").removeprefix("D:"))
     title = "" if _NAMES.match(told.get("Title", "")) else told.get("Title", "")
     facts = [("Pages", f"{pages:,}")]
-    if told.get("Subject"):
+    if told.get("Subject", "unspecified") != "unspecified":  # what ReportLab writes where nobody said one
         facts.append(("Subject", told["Subject"]))
     words = Reading(
         kind_words="PDF document", title=title, date=made.iso if made else "", date_words=made.words if made else "",

@@ -70,6 +70,8 @@ def _words(image: Image.Image) -> Reading:
     if pages > 1:
         facts.append(("Pages" if image.format == "TIFF" else "Pictures in it", f"{min(pages, 9999):,}"))
     title = _text(exif.get(ExifTags.Base.ImageDescription))
+    if title.startswith(_FOR_PROGRAMS):
+        title = ""
     return Reading(
         kind_words="Photo" if camera or taken else "Picture",
         title=title,
@@ -89,7 +91,17 @@ def _moment(value: object) -> Moment | None:
         return None
 
 
+# What microscopes and libraries write into the description of a TIFF for each other
+_FOR_PROGRAMS = ("<", "{", "ImageJ=", "SCANIMAGE", "Converted DICOM Image", "converted PNM file")
+
+
 def _text(value: object) -> str:
+    """Exif says ASCII, Pillow reads Latin-1, and most programs write UTF-8."""
     if isinstance(value, bytes):
         value = value.removeprefix(b"ASCII\0\0\0").decode("utf-8", "replace")
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value = value.encode("latin-1").decode("utf-8")
+        except UnicodeError:
+            pass
     return str(value).strip("\0 ") if isinstance(value, str) else ""

@@ -29,6 +29,7 @@ _TITLE_BETWEEN_LINES = re.compile(r"^-{5,}\s*\n+([^\n-][^\n]{2,60})\n+\s*-{5,}",
 _RTF_TOKEN = re.compile(r"([{}])|\\'([0-9a-fA-F]{2})|\\([a-z]{1,32})(-?\d{1,10})? ?|\\([^a-z])|([^\\{}]+)")
 _RTF_SILENT = frozenset({"fonttbl", "colortbl", "stylesheet", "info", "pict", "header", "footer", "sp", "mmathPr"})
 _RTF_BREAKS = {"par": "\n", "line": "\n", "tab": "\t", "cell": "\t", "row": "\n", "sect": "\n", "page": "\n"}
+_NUMBER = re.compile(r"-?\d{1,18}(?:[.,]\d{1,18})?")
 
 
 def warm_up() -> None:
@@ -131,7 +132,9 @@ def _table(content: Content) -> FullReading:
     lines = f"{max(0, count - 1):,}" if all_of_it else f"more than {count:,}"
     if count - 1 > ROWS_MAX:
         shown += f"<p>The first {ROWS_MAX} rows.</p>"
-    return told("Table", text, facts=(("Rows", lines), ("Columns", ", ".join(filter(None, rows[0])))), shown=shown)
+    named = not any(_NUMBER.fullmatch(cell.strip()) for cell in rows[0])  # else the first row is a row like the others
+    columns = ", ".join(filter(None, rows[0])) if named else ""
+    return told("Table", text, facts=(("Rows", lines), ("Columns", columns)), shown=shown)
 
 
 def _html(content: Content) -> FullReading:

@@ -5,6 +5,7 @@ import json
 import random
 import struct
 import zlib
+from collections.abc import Callable
 
 import pytest
 
@@ -89,6 +90,14 @@ def film(*handlers: bytes) -> bytes:
     tracks = [box(b"trak", box(b"tkhd", bytes(84)), box(b"mdia", box(b"mdhd", bytes(24)), box(b"hdlr", bytes(8), one, bytes(13))))  # noqa: E501
               for one in handlers]  # fmt: skip
     return box(b"ftyp", b"mp42", bytes(4), b"mp42isom") + box(b"moov", box(b"mvhd", bytes(100)), *tracks)
+
+
+def tar_v7(checksum: int | None = None) -> bytes:
+    """One member in the tar of Unix version 7: no signature, a checksum."""
+    head = bytearray(b"letter.txt".ljust(100, b"\0") + b"0000644\0000000000\0000000000\00000000000005\00014371573200\0")
+    head += b" " * 8 + bytes(512 - len(head) - 8)
+    head[148:156] = b"%06o\0 " % (sum(head) if checksum is None else checksum)
+    return bytes(head) + b"hello".ljust(1536, b"\0")
 
 
 def mp3_frames() -> bytes:
@@ -213,7 +222,7 @@ EXAMPLES: dict[str, list[bytes]] = {
     "muse-ecg-xml": [b'<?xml version="1.0"?><!DOCTYPE RestingECG SYSTEM "restecg.dtd"><RestingECG>'],
     "ge-ecg-xml": [b'<?xml version="1.0"?><CardiologyXML>'],
     "ishne-ecg": [b"ISHNE1.0" + bytes(514)],
-    "mfer": [b"\x40\x20MFR Standard 12 leads ECG".ljust(40)],
+    "mfer": [b"\x40\x20MFR Standard 12 leads ECG".ljust(40), b"\x40\x20 MFER".ljust(34) + b"\x17\4"],
     "edf": [edf(b"0"), edf(b"0").replace(b" ", b"\0")],
     "bdf": [edf(b"\xffBIOSEMI")],
     "fiff": [b"\0\0\0\x64\0\0\0\x1f\0\0\0\x14\0\0\0\0\0\x01\0\x01"],
@@ -222,7 +231,8 @@ EXAMPLES: dict[str, list[bytes]] = {
     "wfdb-hea": [b"100 2 360 650000\n100.dat 212 200 11 1024 995 -22131 0 MLII\n100.dat 212 200 11 1024 1011 20052 0 V5\n",  # noqa: E501
                  b"100\t1  360\n100.dat\t212\n",
                  b"# made by hand\nrec/2 2 360 1000\nrec_1 500\nrec_2 500\n"],
-    "mat": [b"MATLAB 5.0 MAT-file, Platform: GLNXA64", struct.pack("<5I", 30, 2, 100, 0, 4) + b"val\0" + bytes(400)],
+    "mat": [b"MATLAB 5.0 MAT-file, Platform: GLNXA64", b"MATLAB 5.0".ljust(124, b"\0") + b"\0\1IM",
+            struct.pack("<5I", 30, 2, 100, 0, 4) + b"val\0" + bytes(400)],
     "vcf": [VCF, VCF[VCF.index(b"#CHROM") :], b"##FILTER=<ID=lq>\n" + VCF[VCF.index(b"#CHROM") :]],
     "vcf-gz": [bgzf(VCF), gzip.compress(VCF)],
     "bcf": [bgzf(b"BCF\x02\x02"), b"BCF\x02\x02", gzip.compress(b"BCF\x04\5\0\0\0")],
@@ -288,7 +298,8 @@ EXAMPLES: dict[str, list[bytes]] = {
     "ogv": [b"OggS" + bytes(24) + b"\x80theora"],
     "mkv": [b"\x1a\x45\xdf\xa3\x93\x42\x82\x88matroska"],
     "webm": [b"\x1a\x45\xdf\xa3\x93\x42\x82\x84webm"],
-    "mpeg": [b"\0\0\x01\xba\x44"],
+    "mpeg": [b"\0\0\x01\xba\x44", (b"\x47\x40\x11\x10" + bytes(184)) * 6,
+             (bytes(4) + b"\x47\x40\x11\x10" + bytes(184)) * 6],
     "wmv": [b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"],
     "zip": [zipped(b"DICOM/IM1"), b"PK\x05\x06" + bytes(18)],
     "gzip": [gzip.compress(b"\x00\x01\x02 something else"), b"\x1f\x8b\x08\x00 broken"],
@@ -297,8 +308,8 @@ EXAMPLES: dict[str, list[bytes]] = {
     "xz": [b"\xfd7zXZ\0"],
     "bzip2": [b"BZh91AY&SY"],
     "zstd": [b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18\x04\0\0\0abcd\x28\xb5\x2f\xfd"],
-    "tar": [b"file".ljust(257, b"\0") + b"ustar\x0000"],
-    "tar-gz": [gzip.compress(b"file".ljust(257, b"\0") + b"ustar\x0000")],
+    "tar": [b"file".ljust(257, b"\0") + b"ustar\x0000", tar_v7()],
+    "tar-gz": [gzip.compress(b"file".ljust(257, b"\0") + b"ustar\x0000"), gzip.compress(tar_v7())],
     "iso9660": [iso()],
     "program": [b"MZ\x90\0", b"\x7fELF\x02"],
     "unknown": [b"", b"\x00\x01\x02\x03", b'{"x":' + b"[" * 5000],
@@ -313,6 +324,26 @@ def test_each_format_is_told_by_its_content(code: str, head: bytes) -> None:
     found = identify(head)
     assert found.format == code, found
     assert found.confidence in ("certain", "likely", "guess") and found.rule
+
+
+TEXTS = ("csv", "hl7v2", "dtc-genotype", "vcf", "sam", "fastq", "bed", "wfdb-hea", "brainvision", "ics", "eml")
+
+
+@pytest.mark.parametrize("code", TEXTS)
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda text: text.encode("utf-16"), lambda text: text.encode("utf-16-le"),
+        lambda text: text.encode("utf-16-be"), lambda text: text.encode("utf-32"),
+        lambda text: text.encode("utf-8-sig"), lambda text: text.replace("\n", "\r").encode(),
+    ],
+    ids=["utf-16", "little-endian without a mark", "big-endian without a mark", "utf-32", "utf-8 mark", "lone CRs"],
+)  # fmt: skip
+def test_text_is_told_however_it_was_saved(code: str, saved: Callable[[str], bytes]) -> None:
+    heads = [head for head in EXAMPLES[code] if head.isascii() and b"\n" in head.replace(b"\r", b"\n")]
+    assert heads
+    for head in heads:
+        assert identify(saved(head.decode().replace("\r\n", "\n"))).format == code
 
 
 def test_every_format_has_words_and_every_word_its_format() -> None:
@@ -356,6 +387,11 @@ def test_every_format_has_words_and_every_word_its_format() -> None:
         (b"track type=bedGraph\nchr1\t1\t10\t0.5\n", "bed"),
         (b"visit\t3\t10\nlab\t4\t11\n", "bed"),
         (b"@HD\tVN:1.6\n@SQ\tSN:1\tLN:100\n1\t5\t10\t+\ttarget\n", "sam"),
+        (tar_v7(checksum=1), "tar"),
+        (b"G" * 2000, "mpeg"),
+        (b"MATLAB 5.0 is a program".ljust(200), "mat"),
+        (struct.pack("<200h", *(-2, -1, 3, 0) * 50), "text"),  # samples that begin as a byte order mark does
+        (struct.pack("<200h", *(65, 66, 67, 68) * 50), "text"),  # small samples: a zero beside each letter, no line
         (b'<note xmlns="urn:hl7-org:v3">ClinicalDocument</note>', "cda-xml"),
     ],
 )
