@@ -4,17 +4,16 @@ A delivery is sealed to the owner while it streams and counted by its drop-off i
 revoked drop-off takes nothing that is still on its way. Called by the receiver and `stow`; knows no protocol.
 """
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from sqlmodel import Session
 
-from myphr.errors import DropOffFull, PortalError, RecordFull, StoreFull, UploadTooLarge
+from myphr.errors import DropOffFull, PortalError, RecordFull, UploadTooLarge
 from myphr.ingest import drop_offs, identify
 from myphr.ingest.drop_offs import Grant
-from myphr.ingest.upload_filing import FREE_BYTES_MIN
+from myphr.ingest.upload_filing import check_disk
 from myphr.records.filing import Filed, SealedFile, ask_to_read, check_room, file_sealed, remove_unfiled
 from myphr.records.items import Facts, ItemWriter, RecordParts
 
@@ -27,8 +26,7 @@ class Delivery:
 
     def __init__(self, parts: RecordParts, grant: Grant, filing: "FilingTogether | None" = None) -> None:
         """Raises StoreFull."""
-        if shutil.disk_usage(parts.store.partial_dir).free < FREE_BYTES_MIN:
-            raise StoreFull()
+        check_disk(parts)
         self._parts, self._grant, self._filing = parts, grant, filing or FilingTogether(parts)
         self._object_bytes_max = parts.settings.drop_off_object_bytes_max
         self._writer = ItemWriter(

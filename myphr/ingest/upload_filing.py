@@ -15,9 +15,15 @@ from myphr.crypto import container
 from myphr.errors import NotFound, StoreFull, UploadRefused, UploadTooLarge
 from myphr.ingest import archives
 from myphr.people.models import StoredKeyRing
-from myphr.records.filing import Filed, SealedFile, check_room, file_sealed
+from myphr.records.filing import Filed, RecordParts, SealedFile, check_room, file_sealed
 
 FREE_BYTES_MIN = 256 * 1024**2  # left for the database, which must still be able to say what is there
+
+
+def check_disk(parts: RecordParts, more_bytes: int = 0) -> None:
+    """Before anything is taken that may be so large. Raises StoreFull."""
+    if shutil.disk_usage(parts.store.partial_dir).free < more_bytes + FREE_BYTES_MIN:
+        raise StoreFull()
 
 
 class Sender(Protocol):
@@ -64,8 +70,7 @@ class UploadFiling:
             raise UploadRefused(reason="the file is empty")
         if max(totals) > min(self.parts.settings.upload_bytes_max, container.PLAIN_BYTES_MAX):
             raise UploadTooLarge()
-        if shutil.disk_usage(self.parts.store.partial_dir).free < sum(totals) + FREE_BYTES_MIN:
-            raise StoreFull()
+        check_disk(self.parts, sum(totals))
 
     def check_room(self, db: Session, account_id: str, more_bytes: int) -> None:
         """Raises RecordFull, and what `Sender.check_room` raises."""

@@ -15,11 +15,12 @@ from sqlmodel import Session, col, select
 
 from myphr.audit import trail
 from myphr.audit.trail import SYSTEM
-from myphr.errors import EnvelopeError, NotFound, RecordFull
+from myphr.errors import EnvelopeError, NotFound, RecordFull, StoreFull
 from myphr.ingest import identify
 from myphr.ingest.archives import IngestParts
 from myphr.ingest.fetch import rows
 from myphr.ingest.fetch.ways import AnyPlan, AnyRow, Way
+from myphr.ingest.upload_filing import check_disk
 from myphr.people.models import StoredKeyRing
 from myphr.records.filing import Filed, SealedFile, check_room, file_sealed, remove_unfiled
 from myphr.records.item_writer import ItemWriter
@@ -56,8 +57,8 @@ def run(
         rows.enqueue(parts, way, fetch_id, again)
     except way.refusal as refusal:
         rows.fail(parts, way, fetch_id, refusal.detail)
-    except RecordFull:
-        rows.fail(parts, way, fetch_id, "record-full")
+    except (RecordFull, StoreFull) as full:
+        rows.fail(parts, way, fetch_id, full.code)
     except NotFound:  # the account was closed
         rows.fail(parts, way, fetch_id, way.ended)
     except Overtaken:
@@ -139,6 +140,8 @@ class Taken(Generic[AnyRow, AnyPlan]):
 
     # -- the record -------------------------------------------------------------------------------
     def writer(self, bytes_max: int) -> ItemWriter:
+        """Raises StoreFull."""
+        check_disk(self.parts)
         return ItemWriter(
             self.parts, self.row.account_id, owner_public_key=self.owner_public_key, source=self.way.source,
             source_id=self.row.id, describe=identify.describe, bytes_max=bytes_max,

@@ -23,6 +23,14 @@ class Plan(Protocol):
         """The place that is asked, as patients know it."""
 
 
+# Why a fetch ended, of whatever kind of place, by code.
+OUR_REASONS: Mapping[str, str] = {
+    "cut-off": "it was cut off on our side for too long. Try again",
+    "record-full": "your record has no room left",
+    "store-full": "the computer that keeps your record is full. What has come is kept. Please tell who runs this "
+    "portal, and fetch the rest once there is room",
+}
+
 AnyRow = TypeVar("AnyRow", bound=FetchRow)
 AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
@@ -42,7 +50,7 @@ class Way(Generic[AnyRow, AnyPlan]):
     again: Mapping[str, str]  # states in which a worker is due: the sweep's job
     erased: Mapping[str, Any]  # columns that are emptied at every end
     takes_over: bool  # a run overtakes an earlier one when it begins, not only with the first that it files
-    reasons: Mapping[str, str]  # why it failed, by code; "record-full" and "cut-off" among them
+    reasons: Mapping[str, str]  # why it failed, by code; OUR_REASONS among them
     ended: str  # the reason when nothing may be fetched this way any more
     refusal: type[PortalError]  # what it raises, with one of the reasons as `detail`
     seconds_max: Callable[[Settings], int]  # of one fetch

@@ -4,6 +4,7 @@ no address, no word of a server's answer. Called by everything in this package."
 from collections.abc import Mapping
 
 from myphr.errors import HospitalRefused
+from myphr.ingest.fetch.ways import OUR_REASONS
 
 REASONS: Mapping[str, str] = {
     # at the door
@@ -26,8 +27,7 @@ REASONS: Mapping[str, str] = {
     "server-error": "the hospital's server answered with an error",
     "not-allowed": "the hospital does not give it to you this way",
     "expired": "the hospital's permission ran out before everything had come",
-    "cut-off": "it was cut off on our side for too long. Try again",
-    "record-full": "your record has no room left",
+    **OUR_REASONS,
     "gone": "this was taken off the list of hospitals",
 }
 

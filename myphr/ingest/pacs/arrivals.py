@@ -5,9 +5,9 @@ Whatever no expectation awaits is refused, and what is acknowledged is durable a
 receiver; knows no protocol.
 """
 
+import contextlib
 import dataclasses
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sqlmodel import Session, col, select, update
@@ -19,7 +19,7 @@ from myphr.ingest.deliveries import name_of
 from myphr.ingest.pacs import expectations
 from myphr.ingest.pacs.models import Pacs, PacsExpectation, PacsFetch
 from myphr.ingest.pacs.way import WAY
-from myphr.ingest.upload_filing import FREE_BYTES_MIN
+from myphr.ingest.upload_filing import check_disk
 from myphr.people.models import StoredKeyRing
 from myphr.records import duplicates
 from myphr.records.facts import Facts
@@ -82,29 +82,24 @@ class Arrival:
             raise OtherStudy()
         if self._is_here():
             return
-        if row.stopped_by or expected.object_bytes_max <= 0 or row.items_count + row.known_count >= row.files_left:
-            self._stop("too-large")
-            raise UploadTooLarge()
-        if shutil.disk_usage(parts.store.partial_dir).free < FREE_BYTES_MIN:
-            self._stop("record-full")
-            raise StoreFull()
-        self._writer = ItemWriter(
-            parts, expected.account_id, owner_public_key=expected.owner_public_key, source=WAY.source,
-            source_id=row.fetch_id, describe=identify.describe, bytes_max=expected.object_bytes_max,
-        )  # fmt: skip
+        with self._stopping():
+            if row.stopped_by or expected.object_bytes_max <= 0 or row.items_count + row.known_count >= row.files_left:
+                raise UploadTooLarge()
+            check_disk(parts)
+            self._writer = ItemWriter(
+                parts, expected.account_id, owner_public_key=expected.owner_public_key, source=WAY.source,
+                source_id=row.fetch_id, describe=identify.describe, bytes_max=expected.object_bytes_max,
+            )  # fmt: skip
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Raises UploadTooLarge, StoreFull; nothing of it is left then."""
         if self._writer is None:
             return
-        try:
-            self._writer.write(data)
-        except RecordFull:
-            self._stop("too-large")
-            raise UploadTooLarge() from None
-        except StoreFull:
-            self._stop("record-full")
-            raise
+        with self._stopping():
+            try:
+                self._writer.write(data)
+            except RecordFull:
+                raise UploadTooLarge() from None
 
     def finish(self, check: Callable[[Facts], None]) -> None:
         """Returns once the image is durable and in its record. `check` may refuse it by a PortalError.
@@ -112,7 +107,8 @@ class Arrival:
         Raises also OtherStudy, UploadTooLarge, RecordFull, StoreFull, NotFound."""
         if self._writer is None:
             return
-        sealed = self._writer.close_up("")
+        with self._stopping():
+            sealed = self._writer.close_up("")
         try:
             check(sealed.facts)
             self._check(sealed.facts)
@@ -121,15 +117,9 @@ class Arrival:
             raise
         name = name_of(sealed.facts)
         sealed = dataclasses.replace(sealed, name=name, path=f"{self._expected.folder}/{name}")
-        try:
+        with self._stopping():
             self._writer.commit()
             self._file(sealed)
-        except (RecordFull, StoreFull):
-            self._stop("record-full")
-            raise
-        except UploadTooLarge:
-            self._stop("too-large")
-            raise
 
     def abort(self) -> None:
         """Leaves nothing behind. Harmless after finish."""
@@ -196,6 +186,18 @@ class Arrival:
             many = db.exec(select(PacsExpectation.refused_total).where(PacsExpectation.id == row.id)).first() or 0
             if many > REFUSED_MAX:
                 _stop(db, row.id, "foreign")
+
+    @contextlib.contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """What no further image of this fetch would fare better with ends it, and is its reason."""
+        try:
+            yield
+        except (StoreFull, RecordFull) as error:
+            self._stop(error.code)
+            raise
+        except UploadTooLarge:
+            self._stop("too-large")
+            raise
 
     def _stop(self, reason: str) -> None:
         with self._parts.database.write() as db:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlmodel import Session
 
-from myphr.errors import PacsRefused
+from myphr.errors import PacsRefused, StoreFull
 from myphr.ingest.archives import IngestParts
 from myphr.ingest.deliveries import name_of
 from myphr.ingest.dimse import asking
@@ -96,6 +96,9 @@ class _Fetching:
                 if error.detail not in ("unreachable", "broke-off", "busy") or number == TRIES - 1:
                     raise
                 self._pause(PAUSES_SECONDS[number])
+            except StoreFull:
+                self._file_ready()  # what is sealed has its room
+                raise
             else:
                 self._plan.todo.pop(uid)
                 missing = max(0, len(study.waited_for) - self._plan.accounted)

@@ -4,6 +4,7 @@ number, no word of a PACS's answer. Called by everything in this package."""
 from collections.abc import Mapping
 
 from myphr.errors import PacsRefused
+from myphr.ingest.fetch.ways import OUR_REASONS
 
 REASONS: Mapping[str, str] = {
     "unreachable": "the practice's image archive does not answer. Try again later",
@@ -13,6 +14,7 @@ REASONS: Mapping[str, str] = {
     "no-find": "the practice's image archive does not say what it has",
     "no-get": "the practice's image archive does not hand out images in the way that this portal asks",
     "no-destination": "the practice's image archive does not know where to send them. Please tell who runs this portal",
+    "not-sent": "the practice's image archive could not send them to this portal. Please tell who runs this portal",
     "too-slow": "the practice's image archive was too slow. Try again later",
     "broke-off": "the practice's image archive broke off. Try again later",
     "not-dicom": "the practice's image archive answered with something that we do not understand",
@@ -20,8 +22,7 @@ REASONS: Mapping[str, str] = {
     "too-many": "the practice's image archive has more than this portal takes at a time. Choose fewer",
     "too-large": "the practice's image archive sent more than this portal takes at a time. Choose fewer",
     "foreign": "the practice's image archive sent images that were not asked for. Please tell the practice",
-    "cut-off": "it was cut off on our side for too long. Try again",
-    "record-full": "your record has no room left",
+    **OUR_REASONS,
     "ended": "this practice is not connected to your record any more",
 }
 

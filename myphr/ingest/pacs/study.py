@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
-from myphr.errors import NotDicom, StoreFull
+from myphr.errors import NotDicom
 from myphr.ingest.dimse.part10 import head_of_file
 from myphr.ingest.pacs.plan import Patient
 from myphr.ingest.pacs.reasons import refused
@@ -105,21 +105,15 @@ class Image:
         self._left, self._writer, self._end = bytes_max, writer, end
 
     def write(self, data: memoryview) -> None:
-        """Raises PacsRefused for an image without end."""
+        """Raises PacsRefused for an image without end, StoreFull."""
         self._left -= len(data)
         if self._left < 0:
             raise refused("too-large")
         if self._writer is not None:
-            try:
-                self._writer.write(data)
-            except StoreFull:
-                raise refused("record-full") from None
+            self._writer.write(data)
 
     def finish(self) -> int:
-        try:
-            return self._end()
-        except StoreFull:
-            raise refused("record-full") from None
+        return self._end()
 
     def close(self) -> None:
         if self._writer is not None:

@@ -1,5 +1,6 @@
 """A drop-off with the real receiver process and the real web server before it, and real senders."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -17,8 +18,10 @@ from sqlmodel import select
 from myphr.ingest import drop_offs
 from myphr.ingest.drop_offs import Created
 from myphr.ingest.models import DropOff
+from myphr.ingest.upload_filing import FREE_BYTES_MIN
 from myphr.portal import Portal
 from myphr.records.models import Item
+from myphr.records.store import LocalStore
 from myphr.supervisor import web_command
 from tests.cast import SignedIn, cheap_settings
 from tests.web.stage import dicom_bytes
@@ -85,6 +88,64 @@ def start_receiver(portal: Portal, processes: list[Process]) -> Callable[..., Pr
                     **settings)
         )  # fmt: skip
         return processes[-1]
+
+    return start
+
+
+class Disk:
+    """The small file system of a process, seen from outside."""
+
+    def __init__(self, portal: Portal, process: Process) -> None:
+        root = Path(f"/proc/{process.process.pid}/root") / portal.store.partial_dir.parent.relative_to("/")
+        self.store, self._filler, self._process = LocalStore(root), root / "filler", process
+        self._root, self._as_user = portal.store.partial_dir.parent, ["--user", "--preserve-credentials"]
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        with self._filler.open("wb") as filler:
+            free = shutil.disk_usage(self.store.root).free
+            os.posix_fallocate(filler.fileno(), 0, free - FREE_BYTES_MIN + 64 * 1024)
+        try:
+            yield
+        finally:
+            self._filler.unlink()
+
+    def grow(self, more_bytes: int) -> None:
+        size = shutil.disk_usage(self.store.root).total + more_bytes
+        inside = ["nsenter", "--target", str(self._process.process.pid), "--mount", *self._as_user]
+        mount = ["mount", "-o", f"remount,size={size}", str(self._root)]
+        subprocess.run([*inside, *mount], check=True)
+
+    def left(self, portal: Portal) -> tuple[int, int]:
+        """How many objects are stored and half-stored. Nothing of a patient stands anywhere in clear."""
+        assert where_marker_is(self.store.root, portal.settings.home, self._process.temporary) == []
+        return len(list(self.store.keys())), len(list(self.store.partial_dir.iterdir()))
+
+
+def disk_before(portal: Portal, room_bytes: int, inodes: int = 0) -> list[str]:
+    """What a command has to begin with to have its store on a disk of its own."""
+    if os.geteuid() != 0:  # building templates needs as much
+        namespace = ["unshare", "--user", "--map-root-user", "--mount", "true"]
+        assert not subprocess.run(namespace).returncode, "this kernel lets nobody mount in a namespace of their own"
+    options = f"size={FREE_BYTES_MIN + room_bytes},nr_inodes={inodes}"
+    mount = f'mount -t tmpfs -o {options} tmpfs "$0" && exec "$@"'
+    unshared = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount]
+    return [*unshared, str(portal.store.partial_dir.parent)]
+
+
+@pytest.fixture
+def on_a_disk(portal: Portal, processes: list[Process]) -> Callable[..., tuple[Process, Disk]]:
+    """`on_a_disk(bytes)` starts the receiver (or the web server) with its store on a disk of its own."""
+
+    def start(room_bytes: int, *, inodes: int = 0, web: bool = False) -> tuple[Process, Disk]:
+        port = free_port()
+        bind = {"web_bind" if web else "receiver_bind": f"127.0.0.1:{port}"}
+        command = [sys.executable, "-m", "myphr.receiver"]
+        if web:
+            command = web_command(cheap_settings(portal.settings.home, portal.settings.redis_url, **bind))
+        process = Process(portal, [*disk_before(portal, room_bytes, inodes), *command], port, **bind)
+        processes.append(process)
+        return process, Disk(portal, process)
 
     return start
 

@@ -41,13 +41,15 @@ def portal(tmp_path: Path, redis_url: str) -> Iterator[Portal]:
 
 @pytest.fixture(params=["Orthanc", "dcmqrscp"])
 def archive(request: pytest.FixtureRequest, tmp_path: Path, receiver: Process) -> Iterator[Any]:
-    if request.param == "Orthanc":
-        made: Any = Orthanc(tmp_path / "archive", DicomAlwaysAllowGet=False,
-                            DicomModalities={"portal": ["MYPHR", "127.0.0.1", receiver.port]})  # fmt: skip
-    else:
-        made = Dcmqrscp(tmp_path / "archive", hosts=f"portal = (MYPHR, localhost, {receiver.port})\n")
-    with made as running:
+    with mover_to(request.param, receiver.port, tmp_path / "archive") as running:
         yield running
+
+
+def mover_to(program: str, port: int, folder: Path) -> Orthanc | Dcmqrscp:
+    """An archive that sends to the receiver at this port."""
+    if program == "Orthanc":
+        return Orthanc(folder, DicomAlwaysAllowGet=False, DicomModalities={"portal": ["MYPHR", "127.0.0.1", port]})
+    return Dcmqrscp(folder, hosts=f"portal = (MYPHR, localhost, {port})\n")
 
 
 class Mover(Liar):
@@ -358,6 +360,36 @@ def test_what_passes_a_limit_ends_the_fetch_and_is_said(
     assert done.state == "failed" and words in done.reason
     assert len(items_of(portal)) == len(list(portal.store.keys())) <= 1 and partial(portal) == []
     portal.database.dispose()
+
+
+@pytest.mark.parametrize("program", ["Orthanc", "dcmqrscp"])
+def test_a_full_disk_ends_the_fetch_and_it_is_fetched_to_the_end_once_there_is_room(
+    portal: Portal, patient: SignedIn, operator: SignedIn, on_a_disk: Any, tmp_path: Path, program: str
+) -> None:
+    """Room for some images of eight. The database is not on that disk."""
+    marked, size = "ZZMARKERZZ78", 400_000
+    receiver, disk = on_a_disk(3 * size)
+    study = [as_other_image(one, PixelData=os.urandom(size), Rows=size // 1000, Columns=1000)
+             for one in study_of(marked, 8)]  # fmt: skip
+    with mover_to(program, receiver.port, tmp_path / "archive") as archive:
+        archive.put(study)
+        link_id = linked(portal, patient, operator, archive.port, marked, "19780412", moves=True)
+        done = fetched(portal, patient, link_id)
+        assert done.state == "failed" and "computer that keeps your record is full" in done.reason
+        came = done.items_count
+        assert 0 < came < 8 and disk.left(portal) == (came, 0) and len(items_of(portal)) == came
+        assert expected_rows(portal) == []
+        again = fetched(portal, patient, link_id)
+        assert again.state == "failed" and again.reason == done.reason
+        assert disk.left(portal) == (came, 0) and len(items_of(portal)) == came
+        disk.grow(16 * size)
+        done = fetched(portal, patient, link_id)
+        assert (done.state, done.items_count, done.known_count, done.missing_count) == ("done", 8 - came, came, 0)
+    assert disk.left(portal) == (8, 0) and len(items_of(portal)) == 8
+    ring = patient.login.ring()
+    for item in items_of(portal):
+        content = open_item(disk.store, item, dek_of(ring, item)).read_at(0, item.plain_bytes)
+        assert content[128:132] == b"DICM" and len(content) == item.plain_bytes
 
 
 def test_an_archive_that_says_nothing_while_it_sends_is_not_given_up(

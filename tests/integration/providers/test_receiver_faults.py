@@ -11,11 +11,9 @@ import re
 import resource
 import shutil
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,60 +26,13 @@ from myphr.ingest.upload_filing import FREE_BYTES_MIN
 from myphr.portal import Portal
 from myphr.records.items import dek_of, details_of, open_item
 from myphr.records.store import LocalStore
-from myphr.supervisor import web_command
-from tests.cast import SignedIn, cheap_settings
-from tests.integration.providers.conftest import MARKER, Process, count_of, free_port, items_of, where_marker_is
+from tests.cast import SignedIn
+from tests.integration.providers.conftest import MARKER, Process, count_of, items_of, where_marker_is
 from tests.integration.providers.test_receiver import dcmread_uid, run, settled
 from tests.web.stage import dicom_bytes
 
 BIG_BYTES = FREE_BYTES_MIN + 48 * 1024**2  # an object that no disk here has room for
 OUT_OF_RESOURCES, FAILURE = "OutOfResources", "0x110"  # A700 and 0110 (processing failure) in dcmtk's words
-
-
-class Disk:
-    """The small file system of a process, seen from outside."""
-
-    def __init__(self, portal: Portal, process: Process) -> None:
-        root = Path(f"/proc/{process.process.pid}/root") / portal.store.partial_dir.parent.relative_to("/")
-        self.store, self._filler, self._process = LocalStore(root), root / "filler", process
-
-    @contextlib.contextmanager
-    def full(self) -> Iterator[None]:
-        with self._filler.open("wb") as filler:
-            free = shutil.disk_usage(self.store.root).free
-            os.posix_fallocate(filler.fileno(), 0, free - FREE_BYTES_MIN + 64 * 1024)
-        try:
-            yield
-        finally:
-            self._filler.unlink()
-
-    def left(self, portal: Portal) -> tuple[int, int]:
-        """How many objects are stored and half-stored. Nothing of a patient stands anywhere in clear."""
-        assert where_marker_is(self.store.root, portal.settings.home, self._process.temporary) == []
-        return len(list(self.store.keys())), len(list(self.store.partial_dir.iterdir()))
-
-
-@pytest.fixture
-def on_a_disk(portal: Portal, processes: list[Process]) -> Callable[..., tuple[Process, Disk]]:
-    """`on_a_disk(bytes)` starts the receiver (or the web server) with its store on a disk of its own."""
-    if os.geteuid() != 0:  # building templates needs as much
-        namespace = ["unshare", "--user", "--map-root-user", "--mount", "true"]
-        assert not subprocess.run(namespace).returncode, "this kernel lets nobody mount in a namespace of their own"
-
-    def start(room_bytes: int, *, inodes: int = 0, web: bool = False) -> tuple[Process, Disk]:
-        port = free_port()
-        bind = {"web_bind" if web else "receiver_bind": f"127.0.0.1:{port}"}
-        command = [sys.executable, "-m", "myphr.receiver"]
-        if web:
-            command = web_command(cheap_settings(portal.settings.home, portal.settings.redis_url, **bind))
-        options = f"size={FREE_BYTES_MIN + room_bytes},nr_inodes={inodes}"
-        mount = f'mount -t tmpfs -o {options} tmpfs "$0" && exec "$@"'
-        unshared = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount]
-        process = Process(portal, [*unshared, str(portal.store.partial_dir.parent), *command], port, **bind)
-        processes.append(process)
-        return process, Disk(portal, process)
-
-    return start
 
 
 @contextlib.contextmanager
