@@ -7,7 +7,7 @@ a run that is cut off had filed is let go when it comes again. What is believed 
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlmodel import Session
@@ -33,6 +33,8 @@ SERIES_MAX = 2_000  # of one study
 TOGETHER_MAX = 50  # images in one commit: others wait that long for the database
 TOGETHER_SECONDS = 2.0
 ONE_BY_ONE_MAX = 1_000  # of one study
+WHOLE_MAX = 500  # images of a series that is asked for in one go: a turn ends only between two questions
+LISTED_MAX = 100  # UIDs in one question
 TURN_SECONDS = 60.0  # of one job: others wait for the worker too
 TRIES = 3
 PAUSES_SECONDS = (1.0, 4.0)
@@ -171,13 +173,36 @@ class _Fetching:
             some = todo[at : at + asking.CLASSES_PER_ASSOCIATION]
             with self._line([asking.STUDY_ROOT_GET], some) as line:
                 for uid in series:
-                    if study.waits_for(uid) and not self._turn_is_over():
-                        line.get({LEVEL: "SERIES", STUDY: study.uid, _SERIES: uid}, study.take)
-                        if not unnamed:
+                    for keys in self._questions(study, uid, some, lambda: -len(study.waited_for)):
+                        if self._turn_is_over():
+                            break
+                        line.get(keys, study.take)
+                    else:
+                        if not unnamed and at + len(some) == len(todo):
                             self._plan.series_asked.append(uid)
             if not any(map(study.waits_for, series)):
                 return
             self._give_way(True)
+
+    def _questions(
+        self, study: Study, series: str, kinds: Collection[str] | None, came: Callable[[], int]
+    ) -> Iterator[Mapping[int, str]]:
+        """What to ask for to have the rest of a series: the series as a whole while nothing of
+        it is here, else its images by lists of UIDs (PS3.4, C.4.2.2.1 and C.4.3.2.1), so that none travels twice.
+        `came` counts. From a PACS that sends nothing for a list, the whole again: in one go, not one by one."""
+        whole = {LEVEL: "SERIES", STUDY: study.uid, _SERIES: series}
+        left = study.left_of(series, kinds)
+        if not left:
+            return
+        if not study.is_begun(series) and len(left) <= WHOLE_MAX and len(left) == len(study.left_of(series)):
+            yield whole
+            return
+        before = came()
+        for at in range(0, len(left), LISTED_MAX):
+            yield whole | {LEVEL: "IMAGE", _INSTANCE: "\\".join(left[at : at + LISTED_MAX])}
+            if came() == before and (self._pacs.moves or len(left) > ONE_BY_ONE_MAX):
+                yield whole
+                return
 
     def _get_one_by_one(self, study: Study) -> None:
         """What did not come with its series: one image that a PACS cannot send must not cost the others behind it."""
@@ -202,13 +227,17 @@ class _Fetching:
         try:
             with self._line([asking.STUDY_ROOT_MOVE]) as self._moving:
                 for uid in series:
-                    if not self._turn_is_over():
-                        keys = {LEVEL: "SERIES", STUDY: study.uid, _SERIES: uid}
-                        self._came_now = 0
+                    self._came_now = 0
+                    for keys in self._questions(study, uid, None, lambda: self._came_now):
+                        if self._turn_is_over():
+                            break
+                        before = self._came_now
                         status = self._moving.move(keys, self._pacs.calling_ae, self._awaited.message_id)
                         self._fold()
-                        if asking.is_failure(status) and not self._came_now:
-                            raise refused("said-no")
+                        is_list_refused = keys[LEVEL] == "IMAGE" and not before  # then the whole is asked for
+                        if asking.is_failure(status) and self._came_now == before and not is_list_refused:
+                            raise refused("not-sent")
+                    else:
                         asked.append(uid)
         finally:
             awaited, self._awaited, self._moving = self._awaited, None, None

@@ -5,7 +5,7 @@ of that study and of this patient. What is not is let go, and counted. Called by
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from myphr.errors import NotDicom
@@ -49,6 +49,7 @@ class Study:
         self.uid = uid
         self.waited_for = {one: said for one, said in images.items() if one not in here}
         self._keeper, self._patient, self._here, self._refused = keeper, patient, here, 0
+        self._begun = {said.series for one, said in images.items() if one in here}
 
     def kinds_by_series(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
@@ -58,6 +59,17 @@ class Study:
 
     def waits_for(self, series: str) -> bool:
         return any(said.series == series for said in self.waited_for.values())
+
+    def is_begun(self, series: str) -> bool:
+        """Whether something of it is here: asked for as a whole, that would come again."""
+        return series in self._begun
+
+    def left_of(self, series: str, kinds: Collection[str] | None = None) -> list[str]:
+        """What has not come of it, of these kinds or of any."""
+        return [
+            one for one, said in self.waited_for.items()
+            if said.series == series and (kinds is None or not said.kind or said.kind in kinds)
+        ]  # fmt: skip
 
     def note_here(self, here: set[str]) -> None:
         """These have come elsewhere (C-MOVE)."""
@@ -82,7 +94,7 @@ class Study:
         headers = sealed.facts.headers or {}
         said = (headers.get("sop_class"), headers.get("instance_uid"), headers.get("study_uid"))
         is_asked = sealed.facts.format == "dicom" and said == (names.sop_class, names.instance, self.uid)
-        self.waited_for.pop(names.instance)  # kept or refused: it is not asked for again
+        self._begun.add(self.waited_for.pop(names.instance).series)  # kept or refused: it is not asked for again
         if not is_asked or not self._patient.is_in(headers):
             self._keeper.let_go(sealed)
             return self._refuse()

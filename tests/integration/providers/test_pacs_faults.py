@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from myphr.records import duplicates
 from myphr.records.items import dek_of, open_item
 from tests import cast as cast_module
 from tests.cast import STRANGER, SignedIn
-from tests.integration.providers.conftest import ROOT, items_of, partial, where_marker_is
+from tests.integration.providers.conftest import ROOT, disk_before, items_of, partial, where_marker_is
 from tests.pacs import (
     BORN,
     NILS,
     VERA,
+    Dcmqrscp,
     Orthanc,
     as_other_image,
     fetched,
@@ -313,6 +314,31 @@ def test_a_record_without_room_is_said_and_nothing_is_left_over(
     small.database.dispose()
 
 
+def test_a_full_disk_is_said_and_what_had_room_is_kept(
+    portal: Portal, patient: SignedIn, operator: SignedIn, orthanc: Orthanc
+) -> None:
+    """The worker's store is a small disk of its own, which ends with it."""
+    uid = orthanc.put(large_study("5022", images=6))
+    link_id = linked(portal, patient, operator, orthanc.port, "5022", "19780412")
+    there = looked(portal, patient, link_id)
+    fetches.choose(portal, patient.login, there.id, [uid])
+    code = f"from jobs.ingest import fetch_from_pacs; fetch_from_pacs({there.id!r})"
+    command = [*disk_before(portal, 1_000_000), sys.executable, "-c", code]
+    subprocess.run(command, cwd=ROOT, env=worker_environ(portal), check=True, timeout=120)
+    done = fetches.view(portal, patient.login, there.id)
+    assert done.state == "failed" and "computer that keeps your record is full" in done.reason
+    assert len(items_of(portal)) == done.items_count and 0 < done.items_count < 6
+    again = fetched(portal, patient, link_id, uid)
+    assert again.state == "done" and again.items_count + again.known_count == 6
+
+
+def worker_environ(portal: Portal) -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("MYPHR_")} | {
+        "MYPHR_HOME": str(portal.settings.home), "MYPHR_REDIS_URL": portal.settings.redis_url,
+        "MYPHR_PACS_SILENCE_SECONDS": "60",
+    }  # fmt: skip
+
+
 def test_an_error_behind_the_commit_costs_no_image(
     portal: Portal, patient: SignedIn, operator: SignedIn, orthanc: Orthanc, request: pytest.FixtureRequest
 ) -> None:
@@ -383,13 +409,9 @@ def test_a_worker_killed_in_the_middle_is_followed_by_one_that_goes_on(
     there = looked(portal, patient, link_id)
     fetches.choose(portal, patient.login, there.id, [uid])
     cable.hold, cable.after_bytes = True, [1 << 40, 6_500_000]  # past the first fifty, which are one commit
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("MYPHR_")} | {
-        "MYPHR_HOME": str(portal.settings.home), "MYPHR_REDIS_URL": portal.settings.redis_url,
-        "MYPHR_PACS_SILENCE_SECONDS": "60",
-    }  # fmt: skip
     worker = subprocess.Popen(
         [sys.executable, "-c", f"from jobs.ingest import fetch_from_pacs; fetch_from_pacs({there.id!r})"], cwd=ROOT,
-        env=environ,
+        env=worker_environ(portal),
     )
     assert cable.held.wait(30)
     deadline = time.monotonic() + 10
@@ -470,6 +492,7 @@ class Liar:
         self.found: dict[str, list[Dataset]] = {}  # by level
         self.sent: list[Dataset] = []
         self.get_offered = True
+        self.sends: Callable[[Any], list[Dataset]] = lambda event: self.sent
         self.asked: list[Dataset] = []
 
     def __enter__(self) -> "Liar":
@@ -501,8 +524,9 @@ class Liar:
             yield 0xFF00, one
 
     def _get(self, event: Any) -> Iterator[Any]:
-        yield len(self.sent)
-        for one in self.sent:
+        sent = self.sends(event)
+        yield len(sent)
+        for one in sent:
             yield 0xFF00, one
 
 
@@ -679,3 +703,93 @@ def test_a_line_in_clear_leads_to_this_computer_only(portal: Portal) -> None:
     assert "MYPHR_PACS_PLAIN" in refusal.value.message
 
 
+
+
+# -- what travels twice -----------------------------------------------------------------------------
+class Travelled:
+    """Counts what comes over the line, by instance."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.times: dict[str, int] = {}
+        take = study_module.Study.take
+
+        def counted(study: study_module.Study, names: Any) -> Any:
+            self.times[names.instance] = self.times.get(names.instance, 0) + 1
+            return take(study, names)
+
+        monkeypatch.setattr(study_module.Study, "take", counted)
+
+    @property
+    def twice(self) -> int:
+        return sum(times - 1 for times in self.times.values())
+
+
+@pytest.fixture(params=["Orthanc", "dcmqrscp"])
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    made: Any = Orthanc if request.param == "Orthanc" else Dcmqrscp
+    with made(tmp_path / "archive") as running:
+        yield running
+
+
+def test_a_series_that_was_cut_goes_on_where_it_was(
+    portal: Portal, patient: SignedIn, operator: SignedIn, archive: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = archive.put([as_other_image(one, PixelData=os.urandom(50_000), Rows=50, Columns=1000)
+                       for one in study_of("5020", 120)])  # fmt: skip
+    cable = Cable(archive.port)
+    link_id = linked(portal, patient, operator, cable.port, "5020", "19780412")
+    there = looked(portal, patient, link_id)
+    cable.after_bytes = [1 << 40, 5_000_000]
+    travelled = Travelled(monkeypatch)
+    fetches.choose(portal, patient.login, there.id, [uid])
+    fetching.run(portal, there.id)
+    cable.close()
+    done = fetches.view(portal, patient.login, there.id)
+    assert (done.state, done.items_count, done.known_count, done.missing_count) == ("done", 120, 0, 0), done.reason
+    assert len(items_of(portal)) == len(travelled.times) == 120 and cable.held.is_set()
+    assert travelled.twice <= 1  # the image that was cut
+
+
+def test_a_huge_series_gives_way_to_others_and_nothing_of_it_travels_twice(
+    portal: Portal, patient: SignedIn, operator: SignedIn, archive: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "WHOLE_MAX", 20)
+    monkeypatch.setattr(fetching, "LISTED_MAX", 10)
+    monkeypatch.setattr(Requestor, "get", one_a_turn(Requestor.get))
+    uid = archive.put(study_of("5021", 25))
+    link_id = linked(portal, patient, operator, archive.port, "5021", "19780412")
+    there = looked(portal, patient, link_id)
+    fetches.choose(portal, patient.login, there.id, [uid])
+    travelled, came = Travelled(monkeypatch), []
+    for _ in range(10):
+        monkeypatch.setattr(fetching, "TURN_SECONDS", 60.0)
+        fetching.run(portal, there.id)
+        done = fetches.view(portal, patient.login, there.id)
+        came.append(done.items_count)
+        if done.state != "fetching":
+            break
+    assert (done.state, done.known_count, done.missing_count) == ("done", 0, 0), done.reason
+    assert came == [10, 20, 25] and travelled.twice == 0
+
+
+@pytest.mark.parametrize("left", [5, 12])
+def test_from_an_archive_that_takes_no_lists_the_rest_comes_all_the_same(
+    portal: Portal, patient: SignedIn, operator: SignedIn, liar: Liar, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """One by one while it is little, else the series once more."""
+    monkeypatch.setattr(fetching, "WHOLE_MAX", 3)
+    monkeypatch.setattr(fetching, "ONE_BY_ONE_MAX", 10)
+    honest(liar, VERA, left)
+    asked: list[str] = []
+
+    def get(event: Any) -> list[Dataset]:
+        key = event.identifier
+        names = key.get("SOPInstanceUID", "")
+        is_list = not isinstance(names, str)
+        asked.append("list" if is_list else "one" if names else "series")
+        return [one for one in liar.sent if not is_list and (not names or one.SOPInstanceUID == names)]
+
+    liar.sends = get
+    done = fetched(portal, patient, linked(portal, patient, operator, liar.port))
+    assert (done.state, done.items_count, done.missing_count, done.refused_count) == ("done", left, 0, 0), done.reason
+    assert asked == (["list"] + ["one"] * left if left <= 10 else ["list", "series"])
