@@ -24,6 +24,8 @@ _OPEN_DOCUMENT = {
     b"application/vnd.oasis.opendocument.presentation": "odp",
     b"application/vnd.oasis.opendocument.presentation-template": "odp",
 }
+_PACKAGE_MEMBERS = (b"META-INF/", b"meta.xml", b"content.xml", b"styles.xml", b"settings.xml", b"manifest.rdf")
+_MIMETYPE = re.compile(rb"PK\x03\x04.{4}\0\0.{16}\x08\0\0\0mimetype", re.DOTALL)  # stored, no extra field
 _PUIDS = {"docx": "fmt/412", "xlsx": "fmt/214", "pptx": "fmt/215"}
 _ZIP = Identified("zip", "application/zip", "zip", puid="x-fmt/263")
 _CONTENT_TYPES = b"[content_types].xml"  # ECMA-376 part 2, 7.2.3: every package has it; names are compared without case
@@ -110,12 +112,21 @@ def _by_content_types(elsewhere: Elsewhere, at: int) -> Identified | None:
 
 
 def _open_document(head: bytes) -> Identified | None:
-    """OpenDocument 1.2 part 3, 3.3: the first member is `mimetype`, stored, without extra field."""
-    if head[:4] != b"PK\x03\x04" or head[30:38] != b"mimetype":
+    """OpenDocument 1.2 part 3, 3.3: the first member is `mimetype`, stored, without extra field. Some writers put other
+    members of the package (part 3, 3.2) before it; before a whole package in somebody's zip stands another name."""
+    first = _LOCAL_HEADER.match(head)
+    if first is None:
+        return None
+    at = 0 if head[30:38] == b"mimetype" else -1
+    if at and head.startswith(_PACKAGE_MEMBERS, 30):
+        found = _MIMETYPE.search(head)
+        at = found.start() if found else -1
+    if at < 0:
         return None
     for media_type, format_code in _OPEN_DOCUMENT.items():
-        if head.startswith(media_type + b"PK", 38):  # the next header follows at once: "text" is not "text-template"
-            return Identified(format_code, media_type.decode(), "opendocument")
+        if head.startswith(media_type + b"PK", at + 38):  # the next header at once: "text" is not "text-template"
+            confidence = "likely" if at else "certain"
+            return Identified(format_code, media_type.decode(), "opendocument", confidence)
     return None
 
 

@@ -136,7 +136,8 @@ def _home_test(lines: list[str], whole: bool) -> Reading:
     moment = None
     if found := _ENGLISH_DATE.search(head):
         moment = compact(f"{found.group(3)}{_MONTHS.index(found.group(1)) + 1:02}{int(found.group(2)):02}")
-    count = sum(1 for line in lines if line and not line.startswith("#") and len(re.split(r"[\t,]", line)) >= 4)
+    rows = [re.split(r"[\t,]", line) for line in lines if line and not line.startswith("#")]
+    count = sum(len(row) >= 4 and any(cell.strip('" ').isdigit() for cell in row) for row in rows)  # not their head
     facts = [("Places in the genome", _many(count, whole)), ("Compared with", _assembly(head))]
     title = f"Home gene test of {company}" if company else "Home gene test"
     return _told("Genes from a home test", title, facts, moment, company)

@@ -23,6 +23,8 @@ SLIDES_MAX = 100
 _KINDS = {"docx": "Text document", "odt": "Text document", "xlsx": "Spreadsheet", "ods": "Spreadsheet",
           "pptx": "Slides", "odp": "Slides"}  # fmt: skip
 _BLOCKS = frozenset({"p", "h", "row", "table-row", "br", "si", "list-item"})
+# What libraries write where nobody said who
+_NOBODY = {"python-docx", "openpyxl", "pptxgenjs", "pyexcelerate", "un-named", "unknown", "unknown creator"}
 
 
 def warm_up() -> None:
@@ -47,6 +49,7 @@ def read(content: Content) -> Iterator[FullReading]:
     about = core if core is not None else meta
     title = xml_tree.words(xml_tree.find(about, "title"))
     author = xml_tree.words(xml_tree.find(about, "creator")) or xml_tree.words(xml_tree.find(about, "initial-creator"))
+    author = "" if author.lower() in _NOBODY else author
     made = xml_tree.words(xml_tree.find(about, "created")) or xml_tree.words(xml_tree.find(about, "creation-date"))
     changed = xml_tree.words(xml_tree.find(about, "modified")) or xml_tree.words(xml_tree.find(about, "date"))
     moment = iso(made) or iso(changed)

@@ -91,6 +91,20 @@ def test_a_text_document_of_an_office_has_words_and_core_properties(read: Read):
     assert "Dear Vera,\nall is well" in reading.text
 
 
+@pytest.mark.parametrize(
+    ("creator", "author"), [("Un-named", ""), ("openpyxl", ""), ("Un-named person", "Un-named person")]
+)
+def test_what_a_library_writes_for_nobody_is_nobody(read: Read, creator: str, author: str):
+    from tests.hostile import zip_of
+
+    document = zip_of(
+        ("[Content_Types].xml", b"<Types/>"),
+        ("word/document.xml", b'<w:document xmlns:w="w"><w:p><w:t>x</w:t></w:p></w:document>'),
+        ("docProps/core.xml", f'<c xmlns:dc="d"><dc:creator>{creator}</dc:creator></c>'.encode()),
+    )
+    assert read(document, "docx").reading.author == author
+
+
 def test_a_workbook_shows_the_numbers_and_days_of_its_first_sheet(read: Read):
     from tests.hostile import zip_of
 
@@ -413,6 +427,11 @@ SAVED = ("utf-16", "utf-16-le", "utf-16-be", "utf-8-sig")
 def test_what_a_text_says_does_not_hang_on_how_it_was_saved(read: Read, text: str, encoding: str):
     plain, other = read(text.encode()), read(text.encode(encoding))
     assert plain.reading.facts and plain == other
+
+
+def test_the_head_of_a_gene_test_is_no_place_in_the_genome(read: Read):
+    text = b"# 23andMe\nrsid,chromosome,pos,genotype\n" + b"rs1,1,5,AA\nrs2,X,6,AG\nrs3,1,7,GG\n"
+    assert dict(read(text, "dtc-genotype").reading.facts)["Places in the genome"] == "3"
 
 
 def test_a_table_with_the_line_ends_of_old_macs_has_rows(read: Read):
