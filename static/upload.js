@@ -14,6 +14,7 @@
   const LITTER = /^(\.DS_Store|Thumbs\.db|desktop\.ini|\._.*)$/i; // written by the computer, not by the hospital
 
   const part = (name) => document.getElementById(`upload-${name}`);
+  const hint_words = part("hint").textContent;
   const jobs = []; // {file, path, sent, state: waiting | sending | done | failed, alone, upload, why, lost, again}
   const handed = document.getElementById("upload-done"); // on a practice's page: what was handed over, on screen only
   let spoken = 0, refreshed = 0, refreshing = false, stale = false, later = 0, lock = null, drawing = 0;
@@ -312,6 +313,7 @@
     if (!focused || over) part("list").replaceChildren(...requests.map(sending_row), ...failed.slice(0, SHOWN_FAILED_MAX).map(failed_row));
     part("retry-all").hidden = failed.length < 2;
     part("hint").hidden = over;
+    part("hint").textContent = navigator.onLine === false ? line_words() : hint_words;
     part("heading").textContent = over ? (failed.length ? "Not everything is stored" : "Done") : drop.dataset.busy || "Storing your files";
     if (over || Date.now() - spoken > 10000) { part("status").textContent = words; spoken = Date.now(); }
   }
@@ -394,6 +396,7 @@
     for (const job of jobs) if (job.state === "failed") job.state = "waiting";
     next();
   });
+  window.addEventListener("offline", draw);
   window.addEventListener("online", () => {
     for (const job of jobs) if (job.state === "failed" && job.lost) job.state = "waiting";
     next();

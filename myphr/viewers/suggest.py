@@ -5,6 +5,7 @@ content order. Called by the pages of whatever is opened, before and after.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 from myphr.viewers import belief, contents
@@ -169,7 +170,14 @@ def _reason(viewer: Viewer, what: Contents, opens: Mapping[Part, float], opened:
         return f"{words}: {viewer.title} opens {opened:,} of the {total:,}{why}"
     if all(degree < 1 for part, degree in opens.items() if part.format != "dicomdir"):
         return f"{words}: {viewer.title} shows only the pictures in {'it' if total == 1 else 'them'}"
-    return f"{words}: {viewer.title} {viewer.opens}"
+    return f"{words}: {viewer.title} {_of_one(viewer.opens) if what.count == 1 else viewer.opens}"
+
+
+def _of_one(opens: str) -> str:
+    """What a viewer's file says of several ("shows these ..."), said of one."""
+    for several, one in (("their authors see", "its author sees"), ("these", "it"), ("them", "it"), ("their", "its")):
+        opens = re.sub(rf"\b{several}\b", one, opens)
+    return opens
 
 
 def _people_words(tally: Tally) -> str:

@@ -4,9 +4,10 @@ The log gets the code, the ids in `detail` and where it happened; never the mess
 quote a name or a key.
 """
 
+import contextlib
 import logging
 import traceback
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from flask import Flask, Response, jsonify, make_response, redirect, render_template, request, url_for
 from werkzeug.exceptions import HTTPException
@@ -83,7 +84,13 @@ def _is_share_closed(error: PortalError) -> bool:
 
 
 def _to_sign_in() -> Response:
-    came_from = request.full_path.rstrip("?") if request.method == "GET" and not wants_fragment() else ""
+    came_from = ""
+    if request.method == "GET" and wants_fragment():  # the page that asked for its part
+        with contextlib.suppress(ValueError):
+            page = urlsplit(request.headers.get("HX-Current-URL", ""))
+            came_from = page.path + (f"?{page.query}" if page.query else "")
+    elif request.method == "GET":
+        came_from = request.full_path.rstrip("?")
     address = url_for("entrance.sign_in") + (f"?{urlencode({'next': came_from})}" if len(came_from) > 1 else "")
     if wants_fragment():
         answer = make_response("", 401)

@@ -155,19 +155,22 @@ def _left_over(view: VmSessionView) -> bool:
     return True
 
 
-def _again(view: VmSessionView) -> str | None:
-    """Where to ask for the same once more; None when it was deleted meanwhile, or was a choice of several files."""
+def _again(view: VmSessionView) -> dict[str, str]:
+    """`again`: where to ask for the same once more; `choose`: its page, with the other viewers. Both empty when it was
+    deleted meanwhile, or was a choice of several files."""
     account_id = this_login().account.id
     try:
         if view.study_id:
             records.load_study(portal().database, account_id, view.study_id)
-            return url_for("study.open_study", study_id=view.study_id)
+            return {name: url_for(f"study.{page}", study_id=view.study_id)
+                    for name, page in (("again", "open_study"), ("choose", "study"))}  # fmt: skip
         if view.item_id:
             records.load_item(portal().database, account_id, view.item_id)
-            return url_for("study.open_item", item_id=view.item_id)
+            return {name: url_for(f"study.{page}", item_id=view.item_id)
+                    for name, page in (("again", "open_item"), ("choose", "item"))}  # fmt: skip
     except NotFound:
         pass
-    return None
+    return {"again": "", "choose": ""}
 
 
 def _context(view: VmSessionView) -> dict[str, Any]:
@@ -180,7 +183,7 @@ def _context(view: VmSessionView) -> dict[str, Any]:
     elif phase in ("starting", "ending"):
         context["seen"] = _seen_of(view)
     else:
-        context |= {"results": _results(view) if phase == "ended" else [], "again": _again(view)}
+        context |= {"results": _results(view) if phase == "ended" else [], **_again(view)}
         context["left_over"] = phase == "ended" and _left_over(view)
     return context
 

@@ -150,7 +150,8 @@ def _labels_words(row: Item) -> str:
     except EnvelopeError:
         return "not known"
     one, _ = record_labels.TYPES[found.type]
-    return f"{one} of {date_words(found.day)}{', sensitive' if found.sensitive else ''}"
+    came = "added" if found.day == row.created_at.date() else "of"  # nobody knows its day: it is taken for this one
+    return f"{one} {came} {date_words(found.day)}{', sensitive' if found.sensitive else ''}"
 
 
 @blueprint.get("/item/<uuid:item_id>")

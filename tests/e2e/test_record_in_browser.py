@@ -245,8 +245,19 @@ def test_going_offline_and_back_ends_with_everything_stored(screen: Screen, tmp_
     page.locator("#upload-pick-files").set_input_files(sorted(tmp_path.glob("file*.bin")))
     expect(page.locator("#upload-heading")).to_have_text("Storing your files")
     expect(page.locator("#upload-list li")).to_have_count(4)  # four at a time
+    expect(page.locator("#upload-hint")).to_have_text("You are offline. It goes on when you are back.")
     screen.context.set_offline(False)
+    expect(page.locator("#upload-hint")).to_contain_text("Keep this page open")
     done(page, "8 files")
+
+
+def test_who_is_signed_out_while_files_come_in_is_told_so(screen: Screen, tmp_path: Path) -> None:
+    page = screen.page
+    (tmp_path / "letter.txt").write_text("Dear patient")
+    screen.context.clear_cookies()
+    page.locator("#upload-pick-files").set_input_files(tmp_path / "letter.txt")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    expect(page.locator("main")).to_contain_text("You are not signed in, or not any more")
 
 
 def test_a_file_that_is_refused_says_why_and_offers_to_try_again(page: Page, tmp_path: Path) -> None:

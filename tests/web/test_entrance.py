@@ -179,3 +179,16 @@ def test_a_revoked_login_session_ends_at_the_next_click(vera: PageClient, portal
     assert login
     accounts.revoke(portal, login, login.login_session.id)
     assert vera.get("/record").headers["Location"].startswith("/sign-in")
+
+
+@pytest.mark.parametrize(
+    ("page", "address"),
+    [("http://x/record?from=50", "/sign-in?next=%2Frecord%3Ffrom%3D50"), ("http://[", "/sign-in"), ("", "/sign-in")],
+)
+def test_who_is_signed_out_while_a_page_refreshes_itself_comes_back_to_it(
+    browser: PageClient, page: str, address: str
+) -> None:
+    answer = browser.get("/record/items", htmx=True, headers={"HX-Current-URL": page})
+    assert answer.status_code == 401 and answer.headers["HX-Redirect"] == address
+    told = "You are not signed in, or not any more"
+    assert (told in text_of(browser.get(address))) is ("next" in address)

@@ -78,6 +78,8 @@ def test_a_failed_start_offers_to_try_again(vera: PageClient, portal: Portal, pa
         f"/machine/{put_vm_session(portal, patient.account.id, 'failed', study_id=study_id, failure='machine-failed')}"
     )
     assert "did not start" in text_of(page) and page.select_one(f'form[action="/study/{study_id}/open"]')
+    # Where the viewer is not installed, trying again leads back here: the others stand on the study's own page.
+    assert "Choose another viewer" in page.select_one(f'main a[href="/study/{study_id}"]').get_text()
 
 
 @pytest.mark.parametrize(("state", "words"), [("failed", "Try again"), ("ended", "Open it again")])

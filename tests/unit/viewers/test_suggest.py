@@ -37,7 +37,14 @@ def test_reason_says_how_many_of_what_and_who_opens_them():
 
 
 def test_one_image_is_not_called_images():
-    assert suggest(VIEWERS, Counter(dicom=1), Counter(CR=1))[0].reason.startswith("1 X-ray image: ")
+    reason = suggest(VIEWERS, Counter(dicom=1), Counter(CR=1))[0].reason
+    assert reason == "1 X-ray image: Simple images shows it with large buttons, ready at once"
+
+
+@pytest.mark.parametrize("name", [name for name, viewer in VIEWERS.items() if not viewer.internal])
+def test_of_one_file_no_viewer_speaks_as_of_several(name):
+    said = ranking._of_one(VIEWERS[name].opens)
+    assert said != VIEWERS[name].opens and not {"these", "their", "them"} & set(said.replace(",", "").split())
 
 
 def test_images_of_several_kinds_are_just_images():
