@@ -36,6 +36,13 @@ _ENCRYPTED = "encryptedpackage"  # MS-OFFCRYPTO, 2.3.4: a newer office document 
 _WORD_IDENTS = (b"\xec\xa5", b"\xdc\xa5")
 _EXCEL_STARTS = (b"\x09\x08\x10\0\0\x06\x05\0", b"\x09\x08\x08\0\0\x05\x05\0")
 _SLIDES_START = b"\x0f\0\xe8\x03"
+# The stream of a presentation's pictures (MS-PPT, 2.1.3) begins with one: type of the record -> its instances
+# (MS-ODRAW, 2.2.23). Large pictures fill all of a head. Those of Word and Excel stand inside other records.
+_PICTURES = {
+    0xF01A: (0x3D4, 0x3D5), 0xF01B: (0x216, 0x217), 0xF01C: (0x542, 0x543), 0xF01D: (0x46A, 0x46B, 0x6E2, 0x6E3),
+    0xF01E: (0x6E0, 0x6E1), 0xF01F: (0x7A8, 0x7A9), 0xF029: (0x6E4, 0x6E5), 0xF02A: (0x46A, 0x46B, 0x6E2, 0x6E3),
+}  # fmt: skip
+_PUBLISHER_STARTS = (b"CHNKINK ", b"\xe8\xac\x2c\0", b"\xe8\xac\x22\0")  # keeps its pictures in such a stream, too
 
 
 def is_one(head: bytes) -> bool:
@@ -118,12 +125,20 @@ def _by_streams(head: bytes, sector_bytes: int) -> Identified | None:
             kinds.add("worddocument")
         elif start in _EXCEL_STARTS:
             kinds.add("workbook")
-        elif start[:4] == _SLIDES_START:
+        elif start[:4] == _SLIDES_START or _is_picture(start):
             kinds.add("powerpoint document")
+        elif start.startswith(_PUBLISHER_STARTS):
+            return None
     if len(kinds) != 1:
         return None
     format_code, media_type, puid = _STREAMS[kinds.pop()]
     return Identified(format_code, media_type, "ole2-stream", "likely", puid)
+
+
+def _is_picture(start: bytes) -> bool:
+    """OfficeArtRecordHeader (MS-ODRAW, 2.2.1): version 0 and instance, type, length, of which a checksum takes 16."""
+    version, kind, length = struct.unpack_from("<HHI", start)
+    return version & 15 == 0 and version >> 4 in _PICTURES.get(kind, ()) and 16 < length < 1 << 28
 
 
 def _compound(head: bytes) -> Identified | None:

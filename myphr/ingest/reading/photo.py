@@ -73,7 +73,7 @@ def _words(image: Image.Image) -> Reading:
     if title.startswith(_FOR_PROGRAMS):
         title = ""
     return Reading(
-        kind_words="Photo" if camera or taken else "Picture",
+        kind_words="Photo" if camera or (taken and image.format != "TIFF") else "Picture",  # a TIFF's time: of its file
         title=title,
         date=taken.iso if taken else "",
         date_words=taken.words if taken else "",

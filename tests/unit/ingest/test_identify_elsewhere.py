@@ -99,6 +99,15 @@ def test_where_only_the_head_is_at_hand_streams_are_told_by_how_they_begin() -> 
         head = compound("WordDocument", directory=(700,), first=first)[: identify.HEAD_BYTES]
         found = identify.identify(head)
         assert (found.format, found.rule, found.confidence) == (code, "ole2-stream", "likely")
+    picture = struct.pack("<HHI", 0x6E00, 0xF01E, 300_000) + bytes(504)
+    head = compound("PowerPoint Document", directory=(700,), first=picture)[: identify.HEAD_BYTES]
+    assert identify.identify(head).format == "ppt"
+    for other in (b"CHNKINK ".ljust(512, b"\0"), b"\xec\xa5\xc1\0".ljust(512, b"\0")):  # Publisher; a letter
+        head = compound("x", directory=(700,), first=picture + other)[: identify.HEAD_BYTES]
+        assert identify.identify(head).format == "ole2"
+    for wrong in ((0x6E01, 0xF01E, 300_000), (0x1230, 0xF01E, 300_000), (0x6E00, 0xF01E, 3)):
+        head = compound("x", directory=(700,), first=struct.pack("<HHI", *wrong).ljust(512, b"\0"))
+        assert identify.identify(head[: identify.HEAD_BYTES]).format == "ole2"
     two = b"\xec\xa5\xc1\0".ljust(512, b"\0") + b"\x09\x08\x10\0\0\x06\x05\0"
     head = compound("WordDocument", directory=(700,), first=two)[: identify.HEAD_BYTES]
     assert identify.identify(head).format == "ole2"  # a letter with a table in it, or the other way round

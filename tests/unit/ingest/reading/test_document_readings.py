@@ -507,6 +507,9 @@ def test_words_between_programs_are_no_title_of_a_picture(read: Read):
         return out.getvalue()
 
     assert read(tiff("Left hand")).reading.title == "Left hand"
+    out = io.BytesIO()
+    Image.new("L", (8, 8)).save(out, "TIFF", date_time="2024:08:26 10:00:00")
+    assert read(out.getvalue()).reading.kind_words == "Picture"  # what a program wrote, though it has a time
     for words in ('{"shape": [8, 8]}', "ImageJ=1.53t\nimages=2", "<scn xmlns='x'/>"):
         assert read(tiff(words)).reading.title == ""
 
