@@ -10,6 +10,7 @@ class PortalError(Exception):
 
     code = "internal"
     sentence = "Something went wrong on our side. Nothing you saved is lost. Please try again."
+    sentence_of_one = ""  # in its place when all that is counted is one
     status = 500
 
     def __init__(self, detail: str = "", **facts: object) -> None:
@@ -20,7 +21,9 @@ class PortalError(Exception):
 
     @property
     def message(self) -> str:
-        return self.sentence.format(**self.facts) if self.facts else self.sentence
+        is_one = self.sentence_of_one and all(fact == 1 for fact in self.facts.values())
+        sentence = self.sentence_of_one if self.facts and is_one else self.sentence
+        return sentence.format(**self.facts) if self.facts else sentence
 
 
 class ConfigurationError(PortalError):
@@ -60,6 +63,7 @@ class SignInUnavailable(PortalError):
 class TooManyAttempts(PortalError):
     code = "too-many-attempts"
     sentence = "Too many tries. Please wait {seconds} seconds and try again."
+    sentence_of_one = "Too many tries. Please wait a second and try again."
     status = 429
 
 
@@ -432,6 +436,7 @@ class ShareClosed(PortalError):
 class PasscodeRefused(PortalError):
     code = "passcode-refused"
     sentence = "This passcode is not right. {remaining_attempts} tries are left."
+    sentence_of_one = "This passcode is not right. One try is left: ask the person who shares for it."
     status = 403
 
 

@@ -51,13 +51,14 @@ NOTHING = Known()
 @dataclasses.dataclass(frozen=True)
 class Suggestion:
     """`reason` is one sentence without its full stop; `notes` are whole sentences on what was learned or is in the
-    way. Not `installed`: pressing Open would lead nowhere."""
+    way. Not `installed`: pressing Open would lead nowhere. Not `fits`: none is made for it, this one only tries."""
 
     viewer: Viewer
     reason: str
     score: float  # the higher, the better it fits; only the order means something
     notes: tuple[str, ...] = ()
     installed: bool = True
+    fits: bool = True
 
 
 def suggest(catalogue: Mapping[str, Viewer], what: Contents, known: Known = NOTHING) -> list[Suggestion]:
@@ -213,5 +214,5 @@ def _fallbacks(offered: list[Viewer], what: Contents, known: Known, taken: set[s
         notes = ["It did not open for you last time."] if refused else []
         notes += [] if installed else [NOT_HERE]
         reason = f"{words}: {why}. {viewer.title} shows what it can"
-        found.append(Suggestion(viewer, reason, score, tuple(notes), installed))
+        found.append(Suggestion(viewer, reason, score, tuple(notes), installed, fits=False))
     return found

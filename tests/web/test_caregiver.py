@@ -96,8 +96,9 @@ def test_a_wrong_passcode_says_how_many_tries_are_left_and_keeps_the_link(browse
 
 def test_five_wrong_passcodes_close_the_link_for_good(browser: PageClient, shared: Shared) -> None:
     wrong = "000000" if shared.passcode != "000000" else "111111"
-    statuses = [browser.post(f"{shared.address}/open", shared.form(passcode=wrong)).status_code for _ in range(5)]
-    assert statuses == [403, 403, 403, 403, 410]
+    answers = [browser.post(f"{shared.address}/open", shared.form(passcode=wrong)) for _ in range(5)]
+    assert [answer.status_code for answer in answers] == [403, 403, 403, 403, 410]
+    assert "2 tries are left" in text_of(answers[2]) and "One try is left" in text_of(answers[3])
     assert browser.post(f"{shared.address}/open", shared.form()).status_code == 410
 
 

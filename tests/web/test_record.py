@@ -190,6 +190,17 @@ def test_a_long_record_is_shown_in_parts_and_each_part_leads_on(
     assert len(seen["documents"]) == len(set(seen["documents"])) == DOCUMENTS_SHOWN + 1
 
 
+def test_what_no_viewer_is_made_for_is_not_pressed_upon_anybody(
+    vera: PageClient, portal: Portal, patient: SignedIn
+) -> None:
+    strange = put_in(portal, patient.account.id, bytes(range(1, 200)), "x.bin")
+    letter = put_in(portal, patient.account.id, b"%PDF-1.7 words", "letter.pdf")
+    page = vera.page(f"/item/{strange.id}")
+    assert page.select_one("#open")["class"] == ["second"] and "open it on your own computer" in text_of(page)
+    page = vera.page(f"/item/{letter.id}")
+    assert page.select_one("#open")["class"] == ["big"] and "on your own computer" not in text_of(page)
+
+
 @pytest.mark.parametrize("query", ["scans_from=9999&from=9999", "scans_from=-1", "scans_from=x&from=%00"])
 def test_a_place_behind_the_end_of_the_record_leads_back(
     vera: PageClient, portal: Portal, patient: SignedIn, query: str

@@ -99,7 +99,9 @@ def test_there_is_always_an_answer(formats):
 
 
 def test_nothing_that_fits_is_said_and_not_hidden():
-    assert "no viewer of ours is made for this" in suggest(VIEWERS, Counter(unknown=3), Counter())[0].reason
+    found = suggest(VIEWERS, Counter(unknown=3), Counter())
+    assert "no viewer of ours is made for this" in found[0].reason and not found[0].fits
+    assert all(one.fits for one in suggest(VIEWERS, Counter(pdf=1), Counter()))
 
 
 def test_the_probe_is_never_suggested_beside_real_viewers():
