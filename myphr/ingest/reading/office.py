@@ -59,7 +59,10 @@ def read(content: Content) -> Iterator[FullReading]:
     if content.format == "xlsx" and (rows := sheets.rows_of(archive, _xml)):
         shown = _table(rows)
         text = text or "\n".join("\t".join(row) for row in rows)
-    facts = (("Changed", later.words if later and moment and later.iso != moment.iso else ""),)
+    facts = (
+        ("Changed", later.words if later and moment and later.iso != moment.iso else ""),
+        ("Text", "" if "xl/workbook.bin" not in names else "None that can be searched"),  # MS-XLSB: no XML in it
+    )
     yield told(_KINDS[content.format], text, title or first_line(text), moment, author=author, facts=facts,
                shown=shown)  # fmt: skip
 

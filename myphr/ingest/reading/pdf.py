@@ -55,7 +55,7 @@ def read(content: Content) -> Iterator[FullReading]:
     yield FullReading(words)
     text = _text(document, pages)
     if not text:
-        facts.append(("Text", "None that can be searched: the pages are pictures"))
+        facts.append(("Text", "None that can be searched"))
     words = Reading(
         kind_words=words.kind_words, title=title or _first_line(text), date=words.date, date_words=words.date_words,
         author=words.author, facts=tuple(facts), text="\n".join(filter(None, (title, told.get("Keywords", ""), text))),

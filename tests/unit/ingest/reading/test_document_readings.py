@@ -105,6 +105,15 @@ def test_what_a_library_writes_for_nobody_is_nobody(read: Read, creator: str, au
     assert read(document, "docx").reading.author == author
 
 
+def test_a_binary_workbook_says_that_its_words_are_not_found(read: Read):
+    from tests.hostile import zip_of
+
+    core = b"<x xmlns:dc='http://purl.org/dc/elements/1.1/'><dc:title>Doses</dc:title></x>"
+    words = read(zip_of(("xl/workbook.bin", b"\x83\x01\0"), ("docProps/core.xml", core)), "xlsx").reading
+    assert words.title == "Doses"
+    assert ("Text", "None that can be searched") in words.facts
+
+
 def test_a_workbook_shows_the_numbers_and_days_of_its_first_sheet(read: Read):
     from tests.hostile import zip_of
 
