@@ -5,12 +5,11 @@ import dataclasses
 import time
 from collections.abc import Sequence
 
-from sqlmodel import col, select
-
 from myphr.audit import trail
 from myphr.audit.trail import Actor
 from myphr.database import now
 from myphr.errors import FormRefused, HospitalRefused, NotFound
+from myphr.ingest.fetch import places
 from myphr.ingest.fhir import smart
 from myphr.ingest.fhir.dial import SMALL_SECONDS_MAX, Dial
 from myphr.ingest.fhir.models import FhirServer
@@ -34,22 +33,16 @@ class Found:
 
 def offered(parts: RecordParts) -> Sequence[FhirServer]:
     """The hospitals that patients may choose, by name."""
-    with parts.database.read() as db:
-        return db.exec(select(FhirServer).where(col(FhirServer.closed_at).is_(None)).order_by(FhirServer.name)).all()
+    return places.offered(parts, FhirServer)
 
 
 def are_offered(parts: RecordParts) -> bool:
-    with parts.database.read() as db:
-        return db.exec(select(FhirServer.id).where(col(FhirServer.closed_at).is_(None)).limit(1)).first() is not None
+    return places.are_offered(parts, FhirServer)
 
 
 def one(parts: RecordParts, server_id: str) -> FhirServer:
     """Raises NotFound, also for one that was taken off the list."""
-    with parts.database.read() as db:
-        server = db.get(FhirServer, server_id)
-    if server is None or server.closed_at is not None:
-        raise NotFound("FHIR server")
-    return server
+    return places.one(parts, FhirServer, server_id, "FHIR server")
 
 
 def add(parts: RecordParts, login: Login, name: str, base: str, client_id: str) -> Found:
@@ -69,7 +62,7 @@ def add(parts: RecordParts, login: Login, name: str, base: str, client_id: str) 
         token_origin=smart.csp_origin(endpoints.token),
     )  # fmt: skip
     with parts.database.write() as db:
-        open_ones = db.exec(select(FhirServer).where(col(FhirServer.closed_at).is_(None))).all()
+        open_ones = places.on_the_list(db, FhirServer)
         if len(open_ones) >= SERVERS_MAX:
             raise FormRefused(reason=f"there are {SERVERS_MAX} already")
         if any(other.base == base or other.name.casefold() == name.casefold() for other in open_ones):

@@ -8,13 +8,12 @@ import ssl
 import time
 from collections.abc import Sequence
 
-from sqlmodel import col, select
-
 from myphr.audit import trail
 from myphr.audit.trail import Actor
 from myphr.database import now
 from myphr.errors import FormRefused, NotFound
 from myphr.ingest.dimse import upper_layer
+from myphr.ingest.fetch import places
 from myphr.ingest.pacs import links
 from myphr.ingest.pacs.models import Pacs
 from myphr.ingest.pacs.reasons import refused
@@ -46,22 +45,16 @@ class Entry:
 
 def offered(parts: RecordParts) -> Sequence[Pacs]:
     """By name."""
-    with parts.database.read() as db:
-        return db.exec(select(Pacs).where(col(Pacs.closed_at).is_(None)).order_by(Pacs.name)).all()
+    return places.offered(parts, Pacs)
 
 
 def are_offered(parts: RecordParts) -> bool:
-    with parts.database.read() as db:
-        return db.exec(select(Pacs.id).where(col(Pacs.closed_at).is_(None)).limit(1)).first() is not None
+    return places.are_offered(parts, Pacs)
 
 
 def one(parts: RecordParts, pacs_id: str) -> Pacs:
     """Raises NotFound, also for one that was taken off the list."""
-    with parts.database.read() as db:
-        pacs = db.get(Pacs, pacs_id)
-    if pacs is None or pacs.closed_at is not None:
-        raise NotFound("PACS")
-    return pacs
+    return places.one(parts, Pacs, pacs_id, "PACS")
 
 
 def add(parts: RecordParts, actor: Actor, entry: Entry) -> Pacs:
@@ -69,7 +62,7 @@ def add(parts: RecordParts, actor: Actor, entry: Entry) -> Pacs:
     pacs = _checked(parts.settings, entry)
     echo(parts, pacs)
     with parts.database.write() as db:
-        open_ones = db.exec(select(Pacs).where(col(Pacs.closed_at).is_(None))).all()
+        open_ones = places.on_the_list(db, Pacs)
         if len(open_ones) >= PACS_MAX:
             raise FormRefused(reason=f"there are {PACS_MAX} already")
         if any(other.name.casefold() == pacs.name.casefold() for other in open_ones):
