@@ -38,6 +38,7 @@ LISTED_MAX = 100  # UIDs in one question
 TURN_SECONDS = 60.0  # of one job: others wait for the worker too
 TRIES = 3
 PAUSES_SECONDS = (1.0, 4.0)
+AWAY_SECONDS = (2.0, 15.0)  # the same where a PACS does not reach our receiver: longer than that takes to start again
 _SERIES, _INSTANCE, _CLASS = 0x0020000E, 0x00080018, 0x00080016
 
 
@@ -92,12 +93,12 @@ class _Fetching:
         for number in range(TRIES):
             try:
                 study = self._announced(uid)
-                self._move(study) if self._pacs.moves else self._get(study)
+                self._move(study, is_last=number == TRIES - 1) if self._pacs.moves else self._get(study)
             except PacsRefused as error:
                 self._file_ready()
-                if error.detail not in ("unreachable", "broke-off", "busy") or number == TRIES - 1:
+                if error.detail not in ("unreachable", "broke-off", "busy", "not-sent") or number == TRIES - 1:
                     raise
-                self._pause(PAUSES_SECONDS[number])
+                self._pause((AWAY_SECONDS if error.detail == "not-sent" else PAUSES_SECONDS)[number])
             except StoreFull:
                 self._file_ready()  # what is sealed has its room
                 raise
@@ -217,8 +218,10 @@ class _Fetching:
                         line.get({LEVEL: "IMAGE", STUDY: study.uid, _SERIES: series, _INSTANCE: one}, study.take)
 
     # -- sent to the receiver -----------------------------------------------------------------------
-    def _move(self, study: Study) -> None:
-        """Series by series, as above. The receiver files what comes; here it is counted."""
+    def _move(self, study: Study, *, is_last: bool) -> None:
+        """Series by series, as above. The receiver files what comes; here it is counted. What a PACS could not send is
+        asked for again, since our receiver may have been away, unless this is the last try; and unless something of the
+        study needs no asking (`accounted`): it would be sent and counted again."""
         asked = self._plan.series_asked
         series = [uid for uid in study.kinds_by_series() if uid not in asked]
         if not series:
@@ -227,7 +230,7 @@ class _Fetching:
         try:
             with self._line([asking.STUDY_ROOT_MOVE]) as self._moving:
                 for uid in series:
-                    self._came_now = 0
+                    self._came_now, status, expected = 0, 0, len(study.left_of(uid))
                     for keys in self._questions(study, uid, None, lambda: self._came_now):
                         if self._turn_is_over():
                             break
@@ -238,6 +241,8 @@ class _Fetching:
                         if asking.is_failure(status) and self._came_now == before and not is_list_refused:
                             raise refused("not-sent")
                     else:
+                        if status and self._came_now < expected and not is_last and not self._plan.accounted:
+                            raise refused("not-sent")
                         asked.append(uid)
         finally:
             awaited, self._awaited, self._moving = self._awaited, None, None

@@ -2,6 +2,7 @@
 nobody asked for, and processes that die in the middle."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -494,3 +495,53 @@ def test_a_pacs_that_moves_needs_a_receiver_that_it_can_reach(tmp_path: Path, re
             on_the_list(portal, 104, host="pacs.example", tls=True, moves=True)
         assert words in refusal.value.message
         portal.database.dispose()
+
+
+@pytest.mark.parametrize("program", ["Orthanc", "dcmqrscp"])
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_receiver_killed_within_an_image_loses_nothing_that_it_acknowledged(
+    portal: Portal, patient: SignedIn, operator: SignedIn, processes: list[Process], receiver: Process, tmp_path: Path,
+    program: str, comes_back: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """A real archive sends; the supervisor starts the receiver again, or it stays away."""
+    if not comes_back:
+        monkeypatch.setattr(fetching, "AWAY_SECONDS", (0.1, 0.1))
+    marked, size = "ZZMARKERZZ79", 4_000_000
+    study = [as_other_image(one, PixelData=os.urandom(size), Rows=size // 1000, Columns=1000)
+             for one in study_of(marked, 8)]  # fmt: skip
+    came: list[int] = []
+    over = threading.Event()
+
+    def kill() -> None:
+        until = time.monotonic() + 30
+        while not (len(items_of(portal)) >= 2 and partial(portal)) and time.monotonic() < until:
+            time.sleep(0.002)
+        receiver.stop(signal.SIGKILL)
+        came.append(len(items_of(portal)))
+        if comes_back:
+            command = [sys.executable, "-m", "myphr.receiver"]
+            shutil.rmtree(receiver.temporary)
+            processes.append(Process(portal, command, receiver.port, receiver_bind=f"127.0.0.1:{receiver.port}"))
+            over.wait(120)  # what a thread started ends with it (`setpriv --pdeathsig`)
+
+    with mover_to(program, receiver.port, tmp_path / "archive") as archive:
+        archive.put(study)
+        there = looked(portal, patient, linked(portal, patient, operator, archive.port, marked, "19780412", moves=True))
+        fetches.choose(portal, patient.login, there.id, [one.uid for one in there.studies])
+        killer = threading.Thread(target=kill)
+        killer.start()
+        fetching.run(portal, there.id)
+        over.set()
+        killer.join(60)
+    done = fetches.view(portal, patient.login, there.id)
+    assert 2 <= came[0] < 8
+    if comes_back:
+        assert (done.state, done.items_count, done.known_count, done.missing_count) == ("done", 8, 0, 0), done.reason
+    else:
+        assert done.state == "failed" and "could not send them to this portal" in done.reason
+    assert len(items_of(portal)) == done.items_count >= came[0] and expected_rows(portal) == []
+    ring = patient.login.ring()
+    for item in items_of(portal):
+        content = open_item(portal.store, item, dek_of(ring, item)).read_at(0, item.plain_bytes)
+        assert content[128:132] == b"DICM" and len(content) == item.plain_bytes
+    assert where_marker_is(portal.settings.home, receiver.temporary) == []

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from myphr.errors import PacsRefused
+from myphr.ingest.pacs import fetching
 from myphr.portal import Portal
 from tests import cast as cast_module
 from tests.cast import SignedIn
@@ -84,8 +85,10 @@ def test_a_study_comes_over_tls_both_ways(
 
 @pytest.mark.parametrize("wrong", ["in-clear", "another-certificate"])
 def test_what_does_not_come_as_agreed_does_not_get_in(
-    portal: Portal, patient: SignedIn, operator: SignedIn, archive: Any, theirs: Keys, tmp_path: Path, wrong: str
-) -> None:
+    portal: Portal, patient: SignedIn, operator: SignedIn, archive: Any, theirs: Keys, tmp_path: Path, wrong: str,
+    monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(fetching, "AWAY_SECONDS", (0.1, 0.1))
     keys = Keys(tmp_path / "foreign") if wrong == "another-certificate" else theirs
     orthanc = archive(keys, tls=wrong != "in-clear")
     orthanc.put(study_of(VERA, 2))
