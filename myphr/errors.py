@@ -373,7 +373,7 @@ class TooManySenders(PortalError):
 
 class StoreFull(PortalError):
     code = "store-full"
-    sentence = "The portal's storage is full. Nothing that was stored before is lost. Its operator has been told."
+    sentence = "The portal's storage is full. Nothing that was stored before is lost. Please tell who runs this portal."
     status = 507
 
 

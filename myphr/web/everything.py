@@ -18,7 +18,7 @@ from myphr.web.rendering import render_page
 
 BLOCK_BYTES = 1024 * 1024
 _FAILURES = {
-    "store-full": "the portal's storage is full. Nothing of your record is lost. Its operator has been told",
+    "store-full": "the portal's storage is full. Nothing of your record is lost. Please tell who runs it",
     "order-lost": "a part of what it needs was lost",
 }
 
