@@ -1,8 +1,8 @@
 """What kind of thing each file is: type, modality, day, and whether its owner calls it sensitive.
 
-Guessed from the format and the headers, corrected by the owner on the file's page. Kept in the item's row under a key
-that only the owner's ring gives, so that the database does not tell which file is a laboratory result. Spec:
-docs/formats/compartment.md, "Labels". Called by `sharing` and the pages.
+Guessed from the format, the headers and the day read out of it, corrected by the owner on the file's page. Kept in
+the item's row under a key that only the owner's ring gives, so that the database does not tell which file is a
+laboratory result. Spec: docs/formats/compartment.md, "Labels". Called by `sharing` and the pages.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import and_, update
 from sqlmodel import col, select
 
 from myphr.audit import trail
@@ -23,8 +23,8 @@ from myphr.crypto.abe.dates import FIRST_DAY, LAST_DAY
 from myphr.database import Database
 from myphr.errors import EnvelopeError, FormRefused
 from myphr.people.keyring import KeyRing
-from myphr.records import formats, summaries
-from myphr.records.models import Item
+from myphr.records import formats, readings, summaries
+from myphr.records.models import Item, ItemReading
 from myphr.records.opening import dek_of, open_details
 from myphr.records.views import load_item, load_study
 
@@ -50,8 +50,8 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Labels:
-    """`modality` is a DICOM code in small letters, or "none". `day`: when the pictures were taken, else when the file
-    came."""
+    """`modality` is a DICOM code in small letters, or "none". `day`: when the pictures were taken or the letter was
+    written, else when the file came."""
 
     type: str
     modality: str
@@ -65,10 +65,11 @@ class Labels:
             raise ValueError("a day that labels do not know")
 
 
-def guess(format: str, headers: Mapping[str, Any] | None, added: dt.date) -> Labels:
-    """What the file says about itself. Nothing is sensitive until its owner says so."""
+def guess(format: str, headers: Mapping[str, Any] | None, added: dt.date, read: str = "") -> Labels:
+    """What the file says about itself; `read`: the date read out of it, which counts where it is known to the day.
+    Nothing is sensitive until its owner says so."""
     if format != "dicom" or headers is None:
-        return Labels(formats.of(format).type, NO_MODALITY, False, added)
+        return Labels(formats.of(format).type, NO_MODALITY, False, _day_read(read) or added)
     code = re.sub("[^A-Z0-9]", "", str(headers.get("modality") or "").upper())[:16]
     day = summaries.date_of(str(headers.get("study_date") or ""))
     known = day is not None and FIRST_DAY <= day <= LAST_DAY
@@ -76,9 +77,30 @@ def guess(format: str, headers: Mapping[str, Any] | None, added: dt.date) -> Lab
     return Labels(type, code.lower() or NO_MODALITY, False, day if known and day else added)
 
 
-def of_item(ring: KeyRing, item: Item) -> Labels:
-    """Raises EnvelopeError for a damaged row."""
-    return _kept(ring, item.id, item.wrapped_labels) or _guessed(ring, item)
+def _day_read(date: str) -> dt.date | None:
+    try:
+        day = dt.date.fromisoformat(date[:10])
+    except ValueError:
+        return None
+    return day if FIRST_DAY <= day <= LAST_DAY else None
+
+
+def of_item(ring: KeyRing, item: Item, reading: ItemReading | None = None) -> Labels:
+    """`reading`: what was read out of it, if that is done. Raises EnvelopeError for a damaged row."""
+    kept = kept_of(ring, item.id, item.wrapped_labels)
+    if kept is not None and (reading is None or not _to_guess_anew(kept, item.study_id)):
+        return kept.labels
+    return _guessed(ring, item, kept, reading)
+
+
+def of_file(database: Database, ring: KeyRing, item: Item) -> Labels:
+    """The same with what was read out of it. Raises EnvelopeError."""
+    return of_item(ring, item, readings.rows_of(database, [item.id]).get(item.id))
+
+
+def _to_guess_anew(kept: "Kept", study_id: str | None) -> bool:
+    """Once something was read out of a file that no headers describe."""
+    return not (kept.said or kept.after_reading or study_id is not None)
 
 
 def of_record(database: Database, ring: KeyRing, account_id: str) -> dict[str, Labels]:
@@ -86,23 +108,24 @@ def of_record(database: Database, ring: KeyRing, account_id: str) -> dict[str, L
     comes late to a study with a sensitive file is sensitive too."""
     with database.read() as db:
         rows = db.exec(
-            select(Item.id, Item.study_id, Item.wrapped_labels)
+            select(Item.id, Item.study_id, Item.wrapped_labels, ItemReading.id)
+            .outerjoin(ItemReading, and_(col(ItemReading.item_id) == col(Item.id), col(ItemReading.state) == "done"))
             .where(Item.account_id == account_id, col(Item.deleted_at).is_(None))
         ).all()  # fmt: skip
     found: dict[str, Labels] = {}
     missing = []
     sensitive: set[str] = set()
-    for item_id, study_id, wrapped in rows:
+    for item_id, study_id, wrapped, reading in rows:
         try:
-            labels = _kept(ring, item_id, wrapped)
+            kept = kept_of(ring, item_id, wrapped)
         except EnvelopeError:  # changed: guessing anew could make an ordinary file of a sensitive one
             log.warning("the labels of item %s are damaged", item_id)
             continue
-        if labels is None:
+        if kept is None or (reading is not None and _to_guess_anew(kept, study_id)):
             missing.append(item_id)
         else:
-            found[item_id] = labels
-            if labels.sensitive and study_id is not None:
+            found[item_id] = kept.labels
+            if kept.labels.sensitive and study_id is not None:
                 sensitive.add(study_id)
     for start in range(0, len(missing), _BATCH):
         found |= _guess_some(database, ring, missing[start : start + _BATCH], sensitive)
@@ -114,14 +137,19 @@ def _guess_some(
 ) -> dict[str, Labels]:
     with database.read() as db:
         items = db.exec(select(Item).where(col(Item.id).in_(item_ids))).all()
+    read = readings.rows_of(database, item_ids)
     found, kept = {}, []
     for item in items:
         try:
-            found[item.id] = dataclasses.replace(_guessed(ring, item), sensitive=item.study_id in sensitive_studies)
+            before = kept_of(ring, item.id, item.wrapped_labels)
+            labels = _guessed(ring, item, before, read.get(item.id))
+            if item.study_id in sensitive_studies:
+                labels = dataclasses.replace(labels, sensitive=True)
+            found[item.id] = labels
         except EnvelopeError:
             log.warning("item %s is damaged and has no labels", item.id)
             continue
-        kept.append((item, _wrap(ring, item.id, found[item.id], said=False)))
+        kept.append((item, _wrap(ring, item.id, labels, said=False, after_reading=item.id in read)))
     with database.write() as db:
         for item, wrapped in kept:  # unless the owner said something in this moment
             db.execute(
@@ -207,17 +235,28 @@ def read_day(text: str) -> dt.date:
     return day
 
 
-def _guessed(ring: KeyRing, item: Item) -> Labels:
-    details = open_details(dek_of(ring, item), item.id, item.sealed_details)
-    return guess(item.format, details.get("headers"), item.created_at.date())
+def _guessed(ring: KeyRing, item: Item, before: "Kept | None", reading: ItemReading | None) -> Labels:
+    """What was sensitive stays so."""
+    dek = dek_of(ring, item)
+    details = open_details(dek, item.id, item.sealed_details)
+    date = ""
+    try:
+        told = readings.reading_in(reading, dek) if reading is not None else None
+        date = told.date if told else ""
+    except EnvelopeError:  # changed: it is only a help
+        log.warning("what was read out of item %s is damaged", item.id)
+    found = guess(item.format, details.get("headers"), item.created_at.date(), date)
+    return dataclasses.replace(found, sensitive=before is not None and before.labels.sensitive)
 
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """Labels as they stand in a row; `said`: by the owner, not guessed."""
+    """Labels as they stand in a row; `said`: by the owner, not guessed; `after_reading`: guessed when it had been
+    read what is in the file."""
 
     labels: Labels
     said: bool
+    after_reading: bool = False
 
 
 def kept_of(ring: KeyRing, item_id: str, wrapped: bytes | None) -> Kept | None:
@@ -229,18 +268,15 @@ def kept_of(ring: KeyRing, item_id: str, wrapped: bytes | None) -> Kept | None:
         kept = json.loads(plain)
         if not kept["said"] and kept["version"] != _GUESS_VERSION:
             return None
-        return Kept(from_json(kept["labels"]), bool(kept["said"]))
+        return Kept(from_json(kept["labels"]), bool(kept["said"]), kept.get("read") is True)
     except (ValueError, KeyError, TypeError):
         raise EnvelopeError("not labels") from None
 
 
-def _kept(ring: KeyRing, item_id: str, wrapped: bytes | None) -> Labels | None:
-    kept = kept_of(ring, item_id, wrapped)
-    return kept.labels if kept else None
-
-
-def _wrap(ring: KeyRing, item_id: str, labels: Labels, *, said: bool) -> bytes:
-    content = {"version": _GUESS_VERSION, "said": said, "labels": to_json(labels)}
+def _wrap(ring: KeyRing, item_id: str, labels: Labels, *, said: bool, after_reading: bool = False) -> bytes:
+    content: dict[str, Any] = {"version": _GUESS_VERSION, "said": said, "labels": to_json(labels)}
+    if after_reading:
+        content["read"] = True
     plain = json.dumps(content, separators=(",", ":")).encode()
     return envelope.wrap(ring.derive(_LABEL), plain, context=_context(item_id))
 

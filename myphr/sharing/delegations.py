@@ -267,9 +267,16 @@ class _Filing:
                                 .where(ItemWrap.compartment_id == compartment_id)).all())  # fmt: skip
         self.dropped = [item_id for item_id, class_id in have.items() if wanted.get(item_id) != class_id]
         missing = [item_id for item_id, class_id in wanted.items() if have.get(item_id) != class_id]
-        if not missing:
+        self.moved = False
+        if not missing and not self.dropped:
             return
         known = _classes(parts, login, keys, compartment_id)
+        # Out of a class that is still shared: who may open that one may show the file on a screen now.
+        self.moved = any(
+            class_id in known and any(one.matches(known[class_id][1]) for one in filters)
+            for class_id in {have[item_id] for item_id in self.dropped}
+            if class_id is not None
+        )
         cks: dict[str, bytes] = {}
         half = b""
         for item_id in missing:
@@ -385,6 +392,8 @@ def _file(parts: Parts, login: "Login", group: Compartment) -> None:
     if filing.wraps or filing.dropped:
         with parts.database.write() as db:
             filing.write(db)
+    if filing.moved:  # by what was read out of a file since, it is another class's
+        withdrawal.end_sessions(parts, [group.id], None)
 
 
 # -- rolling ------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def kind(item_id: object) -> Response:
     view = records.item_view(portal().database, login.ring(), login.account.id, row.id)
     error: PortalError | None = None
     try:
-        labels = record_labels.of_item(login.ring(), row)
+        labels = record_labels.of_file(portal().database, login.ring(), row)
     except EnvelopeError:  # damaged: the guess is shown, and only what its owner says now is kept
         labels = record_labels.guess(view.format, view.headers, view.added_at.date())
     if request.method == "POST":

@@ -146,7 +146,7 @@ def _item_page(item_id: object, error: PortalError | None = None) -> Response:
 
 def _labels_words(row: Item) -> str:
     try:
-        found = record_labels.of_item(this_login().ring(), row)
+        found = record_labels.of_file(portal().database, this_login().ring(), row)
     except EnvelopeError:
         return "not known"
     one, _ = record_labels.TYPES[found.type]

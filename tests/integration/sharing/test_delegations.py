@@ -26,6 +26,7 @@ from myphr.people.keyholder import Keyholder, Sealed
 from myphr.records import removal
 from myphr.records.labels import Labels
 from myphr.records.models import Item
+from myphr.records.reading import FullReading, Reading
 from myphr.sharing import compartments, delegated_to_me, delegations, kinds, record_shares, shared_with_me, withdrawal
 from myphr.sharing.kinds import Filter
 from myphr.sharing.record_models import (
@@ -41,6 +42,7 @@ from myphr.sharing.record_models import (
 from tests.cast import SignedIn
 from tests.integration.sharing.conftest import Clinic, gid_of
 from tests.integration.sharing.test_record_shares import events, opened, rows, run_jobs, titles
+from tests.web.stage import put_reading
 
 LABS_OF_2024 = Filter(("laboratory",), first=dt.date(2024, 1, 1), last=dt.date(2024, 12, 31))
 PHOTOS = Filter(("photo",))
@@ -424,6 +426,25 @@ def test_a_file_that_becomes_sensitive_ends_the_sessions_that_may_show_it(
     assert ending(clinic) == set()  # nobody had it
     say(clinic, record["last"], "laboratory", dt.date(2024, 12, 31), sensitive=True)
     assert ending(clinic) == {mine}
+
+
+def test_a_file_moves_once_its_day_was_read_out_of_it_and_sessions_that_may_show_it_end(clinic: Clinic) -> None:
+    today = dt.datetime.now(dt.UTC).date()
+    letters_of_2014 = Filter(("document",), first=dt.date(2014, 1, 1), last=dt.date(2014, 12, 31))
+    new_letters = Filter(("document",), first=today - dt.timedelta(days=1), last=today + dt.timedelta(days=1))
+    item_id = clinic.add_item()
+    new, old = delegate(clinic, clinic.caregiver, new_letters), delegate(clinic, clinic.nurse, letters_of_2014)
+    assert (opened(clinic, clinic.caregiver, new), opened(clinic, clinic.nurse, old)) == (["letter.txt"], [])
+    mine = session_of(clinic, clinic.caregiver, 100_000)
+    catch_up(clinic)
+    assert ending(clinic) == set()
+    put_reading(clinic.portal, clinic.patient, item_id, FullReading(Reading(date="2014-03-05")))
+    catch_up(clinic)
+    assert (opened(clinic, clinic.caregiver, new), opened(clinic, clinic.nurse, old)) == ([], ["letter.txt"])
+    assert ending(clinic) == {mine}
+    other = session_of(clinic, clinic.nurse, 100_001)
+    catch_up(clinic)
+    assert other not in ending(clinic)
 
 
 def test_a_delegate_whose_identity_ends_loses_session_and_keys(clinic: Clinic, labs: str) -> None:

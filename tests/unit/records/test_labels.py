@@ -11,9 +11,10 @@ from myphr.people.keyring import KeyRing
 from myphr.portal import Portal
 from myphr.records import labels
 from myphr.records.labels import Labels
-from myphr.records.models import Item
+from myphr.records.models import Item, ItemReading
+from myphr.records.reading import FullReading, Reading
 from tests.cast import SignedIn
-from tests.web.stage import dicom_bytes, put_in, put_study
+from tests.web.stage import dicom_bytes, put_in, put_reading, put_study
 
 DAY = dt.date(2024, 8, 26)
 SAID = Labels("laboratory", "none", True, DAY)
@@ -30,6 +31,15 @@ SAID = Labels("laboratory", "none", True, DAY)
 ])  # fmt: skip
 def test_a_file_is_guessed_from_its_format_and_headers(format: str, headers: dict | None, found: Labels) -> None:
     assert labels.guess(format, headers, DAY) == found
+
+
+@pytest.mark.parametrize(("read", "day"), [
+    ("2014-03-05", dt.date(2014, 3, 5)), ("2014-03-05T10:20", dt.date(2014, 3, 5)), ("2014-03", DAY), ("2014", DAY),
+    ("", DAY), ("0000-00-00", DAY), ("1803-01-01", DAY), ("2190-01-01", DAY), ("no date", DAY),
+])  # fmt: skip
+def test_the_day_read_out_of_a_file_counts_where_it_is_one(read: str, day: dt.date) -> None:
+    assert labels.guess("pdf", None, DAY, read).day == day
+    assert labels.guess("dicom", {"study_date": "20040826"}, DAY, read).day == dt.date(2004, 8, 26)
 
 
 def ring_of(who: SignedIn) -> KeyRing:
@@ -52,6 +62,60 @@ def test_all_files_of_a_record_have_labels_and_keep_them(portal: Portal, patient
     assert kept and b"document" not in kept
     assert labels.of_record(portal.database, ring_of(patient), patient.account.id) == found
     assert item_of(portal, letter.id).wrapped_labels == kept
+
+
+def read_out(portal: Portal, patient: SignedIn, item: Item, date: str) -> None:
+    put_reading(portal, patient, item.id, FullReading(Reading(kind_words="PDF document", date=date)))
+
+
+def test_a_guess_from_before_the_file_was_read_is_made_anew_once(portal: Portal, patient: SignedIn) -> None:
+    letter = put_in(portal, patient.account.id, b"%PDF-1.7\n", "letter.pdf")
+
+    def day() -> dt.date:
+        every = labels.of_record(portal.database, ring_of(patient), patient.account.id)
+        assert every == {letter.id: labels.of_file(portal.database, ring_of(patient), item_of(portal, letter.id))}
+        return every[letter.id].day
+
+    assert day() == letter.created_at.date()
+    early = item_of(portal, letter.id).wrapped_labels
+    read_out(portal, patient, letter, "2014-03-05")
+    assert labels.of_item(ring_of(patient), item_of(portal, letter.id)).day == letter.created_at.date()
+    assert labels.of_file(portal.database, ring_of(patient), item_of(portal, letter.id)).day == dt.date(2014, 3, 5)
+    assert day() == dt.date(2014, 3, 5)
+    kept = item_of(portal, letter.id).wrapped_labels
+    assert kept != early
+    assert day() == dt.date(2014, 3, 5)
+    assert item_of(portal, letter.id).wrapped_labels == kept
+
+
+def test_what_was_read_changes_nothing_that_the_owner_said(portal: Portal, patient: SignedIn) -> None:
+    letter = put_in(portal, patient.account.id, b"%PDF-1.7\n", "letter.pdf")
+    labels.say(portal.database, ring_of(patient), patient.account.id, letter.id, SAID)
+    read_out(portal, patient, letter, "2014-03-05")
+    assert labels.of_record(portal.database, ring_of(patient), patient.account.id) == {letter.id: SAID}
+    assert labels.of_file(portal.database, ring_of(patient), item_of(portal, letter.id)) == SAID
+
+
+def test_what_was_sensitive_stays_so_when_the_day_becomes_known(portal: Portal, patient: SignedIn) -> None:
+    letter = put_in(portal, patient.account.id, b"%PDF-1.7\n", "letter.pdf")
+    with portal.database.write() as db:
+        row = db.get_one(Item, letter.id)
+        row.wrapped_labels = labels.wrap_guess(ring_of(patient), letter.id, SAID)
+        db.add(row)
+    read_out(portal, patient, letter, "2014-03-05")
+    [found] = labels.of_record(portal.database, ring_of(patient), patient.account.id).values()
+    assert (found.sensitive, found.day) == (True, dt.date(2014, 3, 5))
+
+
+def test_a_reading_that_was_changed_leaves_the_file_its_day(portal: Portal, patient: SignedIn) -> None:
+    letter = put_in(portal, patient.account.id, b"%PDF-1.7\n", "letter.pdf")
+    read_out(portal, patient, letter, "2014-03-05")
+    with portal.database.write() as db:
+        row = db.exec(select(ItemReading).where(ItemReading.item_id == letter.id)).one()
+        row.sealed_reading = b"x" + (row.sealed_reading or b"")[1:]
+        db.add(row)
+    [found] = labels.of_record(portal.database, ring_of(patient), patient.account.id).values()
+    assert found.day == letter.created_at.date()
 
 
 def test_what_the_owner_says_goes_before_what_was_guessed(portal: Portal, patient: SignedIn) -> None:

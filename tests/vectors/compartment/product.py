@@ -161,10 +161,10 @@ def filter(d: Document) -> Document:
 
 
 def item_labels(d: Document) -> Document:
-    kept = record_labels._kept(ring(d), d["item"], h(d["wrapped_labels"]))
+    kept = record_labels.kept_of(ring(d), d["item"], h(d["wrapped_labels"]))
     if kept is None:
         raise ValueError("a guess of another version")
-    return {"labels": record_labels.to_json(kept)}
+    return {"labels": record_labels.to_json(kept.labels)}
 
 
 def class_labels(d: Document) -> Document:
