@@ -70,7 +70,7 @@ def _words(image: Image.Image) -> Reading:
     if pages > 1:
         facts.append(("Pages" if image.format == "TIFF" else "Pictures in it", f"{min(pages, 9999):,}"))
     title = _text(exif.get(ExifTags.Base.ImageDescription))
-    if title.startswith(_FOR_PROGRAMS):
+    if image.format == "TIFF" and title.startswith(_FOR_PROGRAMS):
         title = ""
     return Reading(
         kind_words="Photo" if camera or (taken and image.format != "TIFF") else "Picture",  # a TIFF's time: of its file
