@@ -80,8 +80,10 @@ class _Turnstile:
                 self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             deadline = time.monotonic() + self.SECONDS_MAX
             if self._lock(self._fd, self.GATE, deadline):
-                self._lock(self._fd, self.LOCK, deadline)
-                fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self.GATE)
+                try:
+                    self._lock(self._fd, self.LOCK, deadline)
+                finally:
+                    fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self.GATE)
 
     def _lock(self, fd: int, byte: int, deadline: float) -> bool:
         pause = 0.0002

@@ -169,9 +169,9 @@ class _Fetching:
     def _get_series(self, study: Study, series: Sequence[str], kinds: Sequence[str]) -> None:
         """Where the PACS does not name the kinds, those that we know, until all has come."""
         unnamed = "" in kinds
-        todo = [one for one in kinds if one] + [one for one in asking.known_classes() if unnamed and one not in kinds]
-        for at in range(0, len(todo), asking.CLASSES_PER_ASSOCIATION):
-            some = todo[at : at + asking.CLASSES_PER_ASSOCIATION]
+        every = [one for one in kinds if one] + [one for one in asking.known_classes() if unnamed and one not in kinds]
+        for at in range(0, len(every), asking.CLASSES_PER_ASSOCIATION):
+            some = every[at : at + asking.CLASSES_PER_ASSOCIATION]
             with self._line([asking.STUDY_ROOT_GET], some) as line:
                 for uid in series:
                     for keys in self._questions(study, uid, some, lambda: -len(study.waited_for)):
@@ -179,7 +179,7 @@ class _Fetching:
                             break
                         line.get(keys, study.take)
                     else:
-                        if not unnamed and at + len(some) == len(todo):
+                        if not unnamed and at + len(some) == len(every):
                             self._plan.series_asked.append(uid)
             if not any(map(study.waits_for, series)):
                 return
@@ -188,8 +188,8 @@ class _Fetching:
     def _questions(
         self, study: Study, series: str, kinds: Collection[str] | None, came: Callable[[], int]
     ) -> Iterator[Mapping[int, str]]:
-        """What to ask for to have the rest of a series: the series as a whole while nothing of
-        it is here, else its images by lists of UIDs (PS3.4, C.4.2.2.1 and C.4.3.2.1), so that none travels twice.
+        """What to ask for to have the rest of a series: the series as a whole while nothing of it
+        is here, else its images by lists of UIDs (PS3.4, C.4.2.2.1 and C.4.3.2.1), so that none travels twice.
         `came` counts. From a PACS that sends nothing for a list, the whole again: in one go, not one by one."""
         whole = {LEVEL: "SERIES", STUDY: study.uid, _SERIES: series}
         left = study.left_of(series, kinds)

@@ -24,6 +24,7 @@ from myphr.records.models import Item
 from myphr.records.store import LocalStore
 from myphr.supervisor import web_command
 from tests.cast import SignedIn, cheap_settings
+from tests.unit.sharing import certificate
 from tests.web.stage import dicom_bytes
 
 ROOT = Path(__file__).parents[3]
@@ -148,6 +149,32 @@ def on_a_disk(portal: Portal, processes: list[Process]) -> Callable[..., tuple[P
         return process, Disk(portal, process)
 
     return start
+
+
+class Keys:
+    """A certificate that signs itself, and its key."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.certificate, self.key = certificate.make(folder)
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Keys:
+    return Keys(tmp_path / "ours")
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Keys:
+    return Keys(tmp_path / "theirs")
+
+
+@pytest.fixture
+def receiver_over_tls(start_receiver: Callable[..., Process], ours: Keys, theirs: Keys) -> Process:
+    return start_receiver(
+        receiver_tls_cert_file=ours.certificate, receiver_tls_key_file=ours.key,
+        receiver_tls_ca_file=theirs.certificate,
+    )  # fmt: skip
 
 
 @pytest.fixture

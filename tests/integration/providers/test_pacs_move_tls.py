@@ -12,19 +12,13 @@ from myphr.ingest.pacs import fetching
 from myphr.portal import Portal
 from tests import cast as cast_module
 from tests.cast import SignedIn
-from tests.integration.providers.conftest import Process, items_of, partial
-from tests.integration.providers.test_receiver_tls import Keys
+from tests.integration.providers.conftest import Keys, Process, items_of, partial
 from tests.pacs import VERA, Orthanc, fetched, linked, on_the_list, study_of
 
 
 @pytest.fixture
-def ours(tmp_path: Path) -> Keys:
-    return Keys(tmp_path / "ours")
-
-
-@pytest.fixture
-def theirs(tmp_path: Path) -> Keys:
-    return Keys(tmp_path / "theirs")
+def receiver(receiver_over_tls: Process) -> Process:
+    return receiver_over_tls
 
 
 @pytest.fixture
@@ -36,14 +30,6 @@ def portal(tmp_path: Path, redis_url: str, ours: Keys) -> Iterator[Portal]:
     yield made
     made.database.dispose()
     made.redis.close()
-
-
-@pytest.fixture
-def receiver(start_receiver: Callable[..., Process], ours: Keys, theirs: Keys) -> Process:
-    return start_receiver(
-        receiver_tls_cert_file=ours.certificate, receiver_tls_key_file=ours.key,
-        receiver_tls_ca_file=theirs.certificate,
-    )  # fmt: skip
 
 
 @pytest.fixture

@@ -10,35 +10,13 @@ from pydicom.uid import generate_uid
 
 from myphr.ingest.drop_offs import Created
 from myphr.portal import Portal
-from tests.integration.providers.conftest import Process, items_of
-from tests.unit.sharing import certificate
+from tests.integration.providers.conftest import Keys, Process, items_of
 from tests.web.stage import dicom_bytes
 
 
-class Keys:
-    """A certificate that signs itself, and its key."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.certificate, self.key = certificate.make(folder)
-
-
 @pytest.fixture
-def ours(tmp_path: Path) -> Keys:
-    return Keys(tmp_path / "ours")
-
-
-@pytest.fixture
-def theirs(tmp_path: Path) -> Keys:
-    return Keys(tmp_path / "theirs")
-
-
-@pytest.fixture
-def receiver(start_receiver, ours: Keys, theirs: Keys) -> Process:
-    return start_receiver(
-        receiver_tls_cert_file=ours.certificate, receiver_tls_key_file=ours.key,
-        receiver_tls_ca_file=theirs.certificate,
-    )  # fmt: skip
+def receiver(receiver_over_tls: Process) -> Process:
+    return receiver_over_tls
 
 
 def send(receiver: Process, created: Created, folder: Path, *options: object) -> int:
